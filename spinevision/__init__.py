@@ -1,0 +1,60 @@
+"""Lightning models on the Hugging Face Hub for spinal endoscopy: frames in, masks with names and numbers out."""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+from spinevision.models import ARCHITECTURES, list_architectures
+
+if TYPE_CHECKING:
+    from spinevision.augment import AugmentSettings as AugmentSettings
+    from spinevision.data.datamodule import SpineDataModule as SpineDataModule
+    from spinevision.labels import IGNORE_INDEX as IGNORE_INDEX
+    from spinevision.labels import LabelSpace as LabelSpace
+    from spinevision.models.attention_unet import AttentionUNet as AttentionUNet
+    from spinevision.models.base import SpineModel as SpineModel
+    from spinevision.models.r2unet import AR2UNet as AR2UNet
+    from spinevision.models.r2unet import R2UNet as R2UNet
+    from spinevision.models.segmenter import SpineSegmenter as SpineSegmenter
+    from spinevision.models.training import TrainingSettings as TrainingSettings
+    from spinevision.models.unet import UNet as UNet
+    from spinevision.models.unet_plus_plus import UNetPlusPlus as UNetPlusPlus
+    from spinevision.preprocess import Preprocess as Preprocess
+    from spinevision.structures import FrameBatch as FrameBatch
+    from spinevision.structures import MaskPrediction as MaskPrediction
+
+try:
+    __version__ = version("spinevision")
+except PackageNotFoundError:  # run from a source tree that is not installed
+    __version__ = "0.0.0"
+
+_HOMES = {
+    "SpineModel": "models.base",
+    "SpineSegmenter": "models.segmenter",
+    "TrainingSettings": "models.training",
+    "SpineDataModule": "data.datamodule",
+    "AugmentSettings": "augment",
+    "Preprocess": "preprocess",
+    "LabelSpace": "labels",
+    "IGNORE_INDEX": "labels",
+    "FrameBatch": "structures",
+    "MaskPrediction": "structures",
+    **{name: f"models.{module}" for name, module in ARCHITECTURES.items()},
+}
+
+__all__ = ["list_architectures", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first used, so that ``import spinevision`` stays quick."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -1,0 +1,1 @@
+"""From a folder of frames and masks to batches."""

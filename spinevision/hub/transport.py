@@ -1,0 +1,256 @@
+"""From a name to a local model folder, and from a model folder to one commit on the Hub.
+
+Everything of one model comes from one commit. The Hub's client checks the length of a download but not its content, so weights
+are hashed here: the cache names a large file after its sha256.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from .client import client, tried
+from .config import ModelFolderError, listed
+from .folder import CARD, CONFIG, GOLDEN, INDEX, TEXT_FILES, WEIGHTS, is_generated, read_config, read_golden
+
+_WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-?????-of-?????.safetensors", GOLDEN)
+_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+_SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
+
+_log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HubInfo:
+    """Where on the Hub a model lies: repository, full commit hash and the address of the pull request, if a push made one."""
+
+    repo_id: str
+    commit: str
+    pull_request: str | None = None
+
+
+def resolve(
+    source: str | Path,
+    *,
+    revision: str | None = None,
+    subfolder: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+    force_download: bool = False,
+) -> tuple[Path, HubInfo | None]:
+    """Turn a folder or a Hub id into a local model folder; a folder that exists goes first.
+
+    A full commit that is in the cache is served without a request; a branch or tag is served from the cache when the Hub cannot
+    be reached. Only ``config.json``, safetensors weights and golden tensors are downloaded, the weights after the configuration
+    has proved to be one of ours.
+
+    Args:
+        source: a model folder, a run (its ``model`` folder is taken), "org/name" or "org/name@revision".
+        revision: branch, tag or commit; the default branch when None.
+        subfolder: folder inside the source.
+        token: a token, None for the one that is logged in, False for none.
+        cache_dir: where downloads are kept; the Hub's own cache when None.
+        local_files_only: never ask the Hub.
+        force_download: download again what is in the cache.
+
+    Returns:
+        The folder, and where it came from on the Hub (None for a local folder).
+
+    Raises:
+        ModelFolderError: no such folder, repository, revision or file, contradicting arguments, or not a spinevision model.
+        PermissionError: gated, or the token is refused.
+        OSError: not reachable and not in the cache, or damaged on the way three times.
+    """
+    if subfolder is not None and not _SUBFOLDER.fullmatch(subfolder):
+        raise ModelFolderError(f"subfolder must be a plain path inside the model such as fold0, found {subfolder!r}")
+    local = Path(source).expanduser()
+    if local.exists():
+        if revision is not None or force_download:
+            raise ModelFolderError(f"{local} is a local folder, so revision and force_download have no meaning; leave them out")
+        return _local_folder(local / (subfolder or "")), None
+    repo_id, found, at_revision = str(source).partition("@")
+    if isinstance(source, Path) or not _REPO_ID.fullmatch(repo_id):
+        raise ModelFolderError(f"{source} is neither a folder here nor a Hub id; give an existing model folder or org/name")
+    if (found and not at_revision) or revision == "" or (found and revision not in (None, at_revision)):
+        raise ModelFolderError(
+            f"{source} with revision={revision!r} names no single revision; write org/name@revision or give revision"
+        )
+    if local_files_only and force_download:
+        raise ModelFolderError("local_files_only and force_download contradict each other; leave one out")
+    asked, prefix, api = at_revision or revision, f"{subfolder}/" if subfolder else "", client(token)
+
+    def fetch(at: str | None, names: tuple[str, ...]) -> Path:
+        snapshot = api.snapshot_download(
+            repo_id,
+            revision=at,
+            allow_patterns=[prefix + name for name in names],
+            cache_dir=cache_dir,
+            local_files_only=local_files_only,
+            force_download=force_download,
+        )
+        return Path(snapshot)
+
+    def fetch_weights() -> None:
+        _discard_damaged(fetch(commit, _WEIGHT_PATTERNS) / prefix, local_files_only)
+
+    snapshot = tried(lambda: fetch(asked, (CONFIG,)), repo_id, asked)
+    commit, folder = snapshot.name, snapshot / prefix
+    if not (folder / CONFIG).is_file():
+        raise ModelFolderError(f"{repo_id} has no {prefix}{CONFIG} at commit {commit}; it is not a spinevision model")
+    try:
+        read_config(folder)
+    except ModelFolderError as error:
+        raise ModelFolderError(f"{repo_id} at commit {commit}: {error}") from error
+    tried(fetch_weights, repo_id, commit)
+    if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
+        raise ModelFolderError(
+            f"{repo_id} has no {prefix}{WEIGHTS} at commit {commit}; only safetensors weights are read from the Hub"
+        )
+    _log.info("%s resolved to commit %s", repo_id, commit)
+    return folder, HubInfo(repo_id, commit)
+
+
+def read_card(repo_id: str, *, branch: str | None = None, token: str | bool | None = None) -> str | None:
+    """The model card as it stands on the Hub; None when there is no card or no repository yet.
+
+    Raises:
+        PermissionError: gated, or the token is refused.
+        OSError: the Hub cannot be reached.
+    """
+    from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RepositoryNotFoundError, RevisionNotFoundError
+
+    api = client(token)
+
+    def ask() -> str | None:
+        try:
+            try:
+                commit = api.model_info(repo_id, revision=branch).sha
+            except RevisionNotFoundError:  # a new branch will start from the default one
+                commit = api.model_info(repo_id).sha
+            return Path(api.hf_hub_download(repo_id, CARD, revision=commit)).read_text(encoding="utf-8")
+        except GatedRepoError:
+            raise
+        except (RepositoryNotFoundError, RemoteEntryNotFoundError):
+            return None
+
+    return tried(ask, repo_id, branch)
+
+
+def push_folder(
+    folder: str | Path,
+    repo_id: str,
+    *,
+    private: bool | None = None,
+    branch: str | None = None,
+    tag: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    message: str = "Upload a spinevision model",
+) -> HubInfo:
+    """Upload a model folder as one commit.
+
+    Only files of a model folder are uploaded, never checkpoints or images; weights and results of an earlier commit that are not
+    in this one are removed.
+
+    Args:
+        folder: a model folder.
+        repo_id: "org/name"; made when it does not exist.
+        private: visibility of a new repository; None makes it private. An existing one keeps its own.
+        branch: branch to commit to, made from the default branch when it does not exist.
+        tag: tag for the new commit.
+        create_pr: open a pull request instead of committing.
+        token: a token, None for the one that is logged in.
+        message: commit message.
+
+    Returns:
+        The repository and the new commit.
+
+    Raises:
+        ModelFolderError: not a complete model folder, an id or visibility that does not fit, a tag that exists, a card that the
+            Hub refuses.
+        PermissionError: the token may not write there.
+        OSError: the Hub cannot be reached.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+
+    folder = Path(folder)
+    read_config(folder)
+    read_golden(folder)
+    names = sorted(path.name for path in folder.iterdir() if is_generated(path.name) or path.name in TEXT_FILES)
+    if WEIGHTS not in names and INDEX not in names:
+        raise ModelFolderError(f"{folder} has no {WEIGHTS}; save the model again before pushing it")
+    if not _REPO_ID.fullmatch(repo_id):
+        raise ModelFolderError(f"{repo_id!r} is not a Hub id; expected org/name or user/name")
+    if create_pr and (branch or tag):
+        raise ModelFolderError("a pull request takes neither branch nor tag; merge it first, then tag the commit")
+    api = client(token)
+
+    def ask(call: Callable[[], T]) -> T:
+        return tried(call, repo_id, branch)
+
+    if not ask(lambda: api.repo_exists(repo_id)):
+        ask(lambda: api.create_repo(repo_id, private=private is not False, exist_ok=True))
+    elif private is not None and bool(ask(lambda: api.model_info(repo_id)).private) != private:
+        raise ModelFolderError(
+            f"{repo_id} exists and is {'public' if private else 'private'}; a push does not change that: "
+            "change it in the repository's settings, or leave private out"
+        )
+    if branch or tag:
+        refs = ask(lambda: api.list_repo_refs(repo_id))
+        if tag in [ref.name for ref in refs.tags]:
+            raise ModelFolderError(f"{repo_id} has the tag {tag} already; choose another, published versions do not move")
+        if branch and branch not in [ref.name for ref in refs.branches]:
+            ask(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
+    stale = [
+        name for name in ask(lambda: api.list_repo_files(repo_id, revision=branch)) if is_generated(name) and name not in names
+    ]
+    commit = ask(
+        lambda: api.create_commit(
+            repo_id,
+            [
+                *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names),
+                *(CommitOperationDelete(path_in_repo=name) for name in stale),
+            ],
+            commit_message=message,
+            revision=branch,
+            create_pr=create_pr,
+        )
+    )
+    if tag:
+        ask(lambda: api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True))
+    _log.info("pushed %s to %s, commit %s", listed(names), repo_id, commit.oid)
+    return HubInfo(repo_id, commit.oid, commit.pr_url)
+
+
+def _local_folder(folder: Path) -> Path:
+    if not (folder / CONFIG).is_file() and (folder / "model" / CONFIG).is_file():
+        return folder / "model"
+    if not folder.is_dir():
+        raise ModelFolderError(f"{folder} is not a folder; give the model folder, or load a checkpoint with load_from_checkpoint")
+    return folder
+
+
+def _discard_damaged(folder: Path, local_files_only: bool) -> None:
+    """Hash every large file of a snapshot and remove those whose content is not what their name in the cache says."""
+    from huggingface_hub import is_offline_mode
+
+    for path in folder.glob("*.safetensors"):
+        blob = path.parent / path.readlink() if path.is_symlink() else path
+        if not re.fullmatch("[0-9a-f]{64}", blob.name):
+            continue
+        with path.open("rb") as file:
+            damaged = hashlib.file_digest(file, "sha256").hexdigest() != blob.name
+        if damaged:
+            for part in (blob.resolve(), blob, path):
+                part.unlink(missing_ok=True)
+            sentence = f"the download of {path.name} was damaged (its sha256 is not {blob.name}) and has been removed"
+            if local_files_only or is_offline_mode():
+                raise ModelFolderError(f"{sentence}; load it again with the network")
+            raise OSError(sentence)

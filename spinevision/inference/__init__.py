@@ -1,0 +1,1 @@
+"""What goes beyond ``model.predict``: folders and videos."""

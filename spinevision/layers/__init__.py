@@ -1,0 +1,1 @@
+"""Bricks that more than one architecture is built from."""

@@ -1,0 +1,109 @@
+"""The records that pass between rooms: a batch of frames, what a model needs to be fed, and what it answers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from spinevision.images import draw_overlay, field_of_view, write_image
+from spinevision.labels import LabelSpace
+
+if TYPE_CHECKING:
+    from spinevision.preprocess import Preprocess
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model needs to be fed; the data module reads it and answers with batches that fit.
+
+    Args:
+        labels: classes, matched by name with the dataset's.
+        preprocess: the model's own preprocessing.
+        frames: frames per clip, or None for single frames.
+        target: what the model learns from a frame: its mask, or whether the class is present at all.
+    """
+
+    labels: LabelSpace
+    preprocess: Preprocess
+    frames: int | None = None
+    target: Literal["mask", "presence"] = "mask"
+
+
+@dataclass(frozen=True, eq=False)
+class FrameBatch:
+    """A batch of frames with their masks and where they come from.
+
+    Args:
+        frames: (B, 3, H, W); uint8 from the loader, float as the model takes it after the data module's transfer hook.
+        masks: uint8 ids (B, H, W), 255 = ignore.
+        names: one name a frame, as the manifest has it.
+        groups: one patient (or sequence, where no patient is known) a frame.
+    """
+
+    frames: Tensor
+    masks: Tensor
+    names: list[str] = field(default_factory=list)
+    groups: list[str] = field(default_factory=list)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> FrameBatch:
+        """Copy the tensors to a device."""
+        return replace(
+            self, frames=self.frames.to(device, non_blocking=non_blocking), masks=self.masks.to(device, non_blocking=non_blocking)
+        )
+
+    def pin_memory(self) -> FrameBatch:
+        """Pin the tensors, so that a copy to a GPU can overlap with work."""
+        return replace(self, frames=self.frames.pin_memory(), masks=self.masks.pin_memory())
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+
+@dataclass(frozen=True, eq=False)
+class MaskPrediction:
+    """What a segmenter says of one frame, at the frame's own size.
+
+    Args:
+        mask: uint8 (H, W), label ids (binary: 0 and 1), never 255.
+        probability: float32 (C, H, W), 0 to 1; C = 1 for a binary model.
+        labels: the class names.
+        frame: the frame itself, uint8 (H, W, 3) RGB.
+        presence: probability that the tissue is in the frame at all, from a cascade; None from a segmenter alone.
+    """
+
+    mask: np.ndarray
+    probability: np.ndarray
+    labels: LabelSpace
+    frame: np.ndarray
+    presence: float | None = None
+
+    @cached_property
+    def field_of_view(self) -> np.ndarray:
+        """The lit part of the frame, bool (H, W)."""
+        return field_of_view(self.frame)
+
+    @cached_property
+    def area_fraction(self) -> dict[str, float]:
+        """Share of the field of view that each foreground class covers, 0 to 1."""
+        visible = int(self.field_of_view.sum())
+        return {
+            name: float(np.count_nonzero((self.mask == index) & self.field_of_view) / visible)
+            for index, name in self.labels.foreground.items()
+        }
+
+    def overlay(self, opacity: float = 0.4) -> Image.Image:
+        """The frame with each class tinted and outlined."""
+        return draw_overlay(self.frame, self.mask, self.labels, opacity)
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as a mode-L PNG of label ids."""
+        if Path(path).suffix.lower() != ".png":
+            raise ValueError(f"a mask is saved as PNG, which keeps its numbers exactly; found the name {path}")
+        write_image(self.mask, path)
