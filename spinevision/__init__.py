@@ -28,33 +28,33 @@ if TYPE_CHECKING:
 try:
     __version__ = version("spinevision")
 except PackageNotFoundError:  # run from a source tree that is not installed
-    __version__ = "0.0.0"
+    __version__ = "0+source"
 
 _HOMES = {
-    "SpineModel": "models.base",
-    "SpineSegmenter": "models.segmenter",
-    "TrainingSettings": "models.training",
-    "SpineDataModule": "data.datamodule",
-    "AugmentSettings": "augment",
-    "Preprocess": "preprocess",
-    "LabelSpace": "labels",
-    "IGNORE_INDEX": "labels",
-    "FrameBatch": "structures",
-    "MaskPrediction": "structures",
-    **{name: f"models.{module}" for name, module in ARCHITECTURES.items()},
+    "SpineModel": "spinevision.models.base",
+    "SpineSegmenter": "spinevision.models.segmenter",
+    "TrainingSettings": "spinevision.models.training",
+    "SpineDataModule": "spinevision.data.datamodule",
+    "AugmentSettings": "spinevision.augment",
+    "Preprocess": "spinevision.preprocess",
+    "LabelSpace": "spinevision.labels",
+    "IGNORE_INDEX": "spinevision.labels",
+    "FrameBatch": "spinevision.structures",
+    "MaskPrediction": "spinevision.structures",
 }
+"""Public names beside the architectures, and the modules that define them."""
 
-__all__ = ["list_architectures", *_HOMES]
+__all__ = ["list_architectures", *_HOMES, *ARCHITECTURES]
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first used, so that ``import spinevision`` stays quick."""
-    if name not in _HOMES:
+    home = _HOMES.get(name) or ARCHITECTURES.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    globals()[name] = value
+    value = globals()[name] = getattr(importlib.import_module(home), name)
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOMES])
+    return [*{*globals(), *_HOMES, *ARCHITECTURES}]

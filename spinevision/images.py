@@ -11,7 +11,7 @@ from typing import BinaryIO, Protocol, runtime_checkable
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps, UnidentifiedImageError
 from scipy import ndimage
-from scipy.spatial import ConvexHull, QhullError
+from scipy.spatial import ConvexHull
 
 from spinevision.files import atomic_file
 from spinevision.labels import IGNORE_INDEX, LabelSpace
@@ -237,17 +237,15 @@ def field_of_view(frame: np.ndarray, threshold: int = 16, working_size: int = 19
     sizes = np.bincount(regions.ravel())[1:]
     lit = np.isin(regions, 1 + np.flatnonzero(sizes >= 0.1 * sizes.max()))
     edge = np.minimum(_edge(lit) * cell, (width, height))
-    circle = _circle(edge[((edge > cell) & (edge < np.array((width, height)) - cell)).all(axis=1)], cell)
+    off_rim = ((edge > cell) & (edge < np.array((width, height)) - cell)).all(axis=1)
+    x, y, radius = _circle(edge[off_rim], tolerance=cell) or (0.0, 0.0, np.inf)
+    lit_y, lit_x = (np.argwhere(lit).T + 0.5) * cell
+    outside = np.hypot(lit_x - x, lit_y - y) > radius + cell
     rows, columns = np.arange(height)[:, None] + 0.5, np.arange(width) + 0.5
-    y, x = (np.argwhere(lit).T + 0.5) * cell
-    if circle and circle[2] < max(height, width) and np.mean(np.hypot(x - circle[0], y - circle[1]) > circle[2] + cell) < 0.05:
-        half = np.sqrt(np.maximum(circle[2] ** 2 - (rows - circle[1]) ** 2, 0))
-        view = np.abs(columns - circle[0]) < half
+    if radius < max(height, width) and outside.mean() < 0.05:
+        view = np.abs(columns - x) < np.sqrt(np.maximum(radius**2 - (rows - y) ** 2, 0))
     else:
-        try:
-            sides = ConvexHull(edge).equations  # a x + b y + c <= 0 inside
-        except QhullError:
-            return everything
+        sides = ConvexHull(edge).equations  # a x + b y + c <= 0 inside
         a, b, c = sides[sides[:, 0] < 0].T
         start = (-(b * rows + c) / a).max(axis=1, keepdims=True)
         a, b, c = sides[sides[:, 0] > 0].T

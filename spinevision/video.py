@@ -15,7 +15,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import ColorRange, Colorspace
 
-from .files import atomic_file
+from spinevision.files import atomic_file
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"})
 """Endings of files that are taken for videos."""
@@ -80,7 +80,8 @@ class VideoReader:
 
     Raises:
         VideoError: at opening, no such file, not a video, no picture in it, or damaged from the start. While reading, damaged or
-            cut off later on: every frame before the damage has been given then, the sentence says where, and the file is closed.
+            cut off later on: the frames before the damage have been given then (but for two or three inside the decoder), the
+            sentence says where, and the file is closed. Changed bytes that decode all the same go unseen: H.264 has no checksum.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -88,8 +89,7 @@ class VideoReader:
         if not self.path.is_file():
             raise VideoError(f"{path} is not a file" if self.path.exists() else f"{path} does not exist")
         try:
-            # Only local files: a playlist renamed to .mp4 must not reach for the network.
-            self._container = av.open(f"file:{self.path}", container_options={"protocol_whitelist": "file"})
+            self._container = av.open(f"file:{self.path}")  # without "file:", what stands before a colon would be a protocol
         except (av.FFmpegError, OSError) as error:
             raise VideoError(
                 f"{path} is not a video that can be read ({_reason(error)}); it may be empty, cut off or of another type"
@@ -105,6 +105,7 @@ class VideoReader:
             if not rate:
                 raise VideoError(f"{path} states no frame rate; convert it to MP4")
             self._rate = float(rate)
+            self._closed = False
             self._frames = self._read()
             self._first = next(self._frames, None)
             if self._first is None:
@@ -137,7 +138,7 @@ class VideoReader:
             # A file cut between two frames shows no other sign than its header, where that is not an estimate.
             matroska = "matroska" in self._container.format.name and len(self._container.streams) == 1
             stated_s = self._stated_duration() if self._stream.frames or matroska else None
-            if stated_s is not None and time_s + 2 / self._rate + _MISSING_S < stated_s:
+            if stated_s is not None and start_s + time_s + 2 / self._rate + _MISSING_S < stated_s:
                 raise VideoError(f"it should last {stated_s:.3f} s")
         except (av.FFmpegError, VideoError) as error:
             where = f"after frame {index - 1} ({time_s:.3f} s)" if index else "from the start"
@@ -159,21 +160,24 @@ class VideoReader:
                 raise VideoError("the next frame is not there as a whole")
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        if self._first is None:
+        frame, self._first = self._first, None
+        if frame is None:
             raise VideoError(f"{self.path} has been read or closed already; open it again")
-        first, self._first = self._first, None
-        yield first
-        yield from self._frames
+        while frame is not None:
+            yield frame
+            if self._closed:  # FFmpeg would crash
+                raise VideoError(f"{self.path} was closed while it was being read")
+            frame = next(self._frames, None)
 
     def close(self) -> None:
-        """Close the file; nothing more can be read."""
+        """Close the file; nothing more can be read. Not to be called while another thread is fetching a frame."""
+        self._closed, self._first = True, None
         self._container.close()
 
     def __enter__(self) -> VideoReader:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._first = None
         self.close()
 
 
@@ -221,7 +225,7 @@ class VideoWriter:
 
     def __enter__(self) -> VideoWriter:
         self._file = atomic_file(self.path)
-        self._container = av.open(str(self._file.__enter__()), "w", format="mp4", options={"movflags": "faststart"})
+        self._container = av.open(f"file:{self._file.__enter__()}", "w", format="mp4", options={"movflags": "faststart"})
         return self
 
     def write(self, image: np.ndarray, time_s: float | None = None) -> None:

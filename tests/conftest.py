@@ -13,7 +13,7 @@ from typing import Any
 # Set before anything reads them. An empty HF_HOME keeps a person's token and cached models out of the tests; child processes
 # inherit a proxy that does not answer, with loopback exempt, so that they stay offline like the tests themselves.
 _home = tempfile.TemporaryDirectory(prefix="spinevision-tests-")
-_DEAD_PROXY = "http://127.0.0.1:9"
+_DEAD_PROXY = ("127.0.0.1", 9)
 os.environ |= {
     "MPLBACKEND": "Agg",
     "OMP_NUM_THREADS": "1",
@@ -21,7 +21,7 @@ os.environ |= {
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "HF_HUB_DISABLE_PROGRESS_BARS": "1",
     "GRADIO_ANALYTICS_ENABLED": "False",
-    **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), _DEAD_PROXY),
+    **dict.fromkeys(("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"), "http://127.0.0.1:9"),
     **dict.fromkeys(("no_proxy", "NO_PROXY"), "localhost,127.0.0.1,::1"),
 }
 for _name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE", "HF_HUB_CACHE"):
@@ -43,9 +43,10 @@ def _is_local(host: Any) -> bool:
     if host in (None, "", "localhost"):
         return True
     try:
-        return ipaddress.ip_address(str(host).partition("%")[0]).is_loopback
+        address = ipaddress.ip_address(str(host).partition("%")[0])
     except ValueError:
         return False
+    return address.is_loopback or address.is_unspecified
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -59,7 +60,7 @@ def _no_network() -> Iterator[None]:
     def guarded(method: Any) -> Any:
         def call(self: socket.socket, *arguments: Any) -> Any:
             if self.family in (socket.AF_INET, socket.AF_INET6):
-                check(arguments[-1][0])
+                check("the network through a proxy" if tuple(arguments[-1][:2]) == _DEAD_PROXY else arguments[-1][0])
             return method(self, *arguments)
 
         return call

@@ -143,7 +143,7 @@ def test_operations_on_values_that_break_the_pair_are_refused(excluded: type[nn.
         K.RandomFisheye(torch.tensor([-0.3, 0.3]), torch.tensor([-0.3, 0.3]), torch.tensor([0.9, 1.0])),
         K.RandomThinPlateSpline(),
         K.RandomMixUpV2(),
-        K.RandomCutMixV2(use_correct_lambda=True),
+        K.RandomCutMixV2(),
         K.RandomMosaic((32, 32)),
         K.RandomJigsaw(),
         K.RandomErasing(),

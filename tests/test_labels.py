@@ -115,7 +115,7 @@ def test_a_wrong_classes_json_is_refused_by_name(tmp_path, text: str, words: str
 
 
 def test_a_missing_classes_json_is_refused_by_name(tmp_path) -> None:
-    with pytest.raises(ValueError, match="classes.json"):
+    with pytest.raises(ValueError, match=r"classes\.json"):
         MaskCodes.read(tmp_path / "classes.json")
 
 

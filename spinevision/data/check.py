@@ -4,28 +4,40 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from PIL import Image
+from rich.console import Console
 from rich.progress import track
 
 from spinevision.data.dataset import size_mismatch, unknown_values
 from spinevision.data.manifest import DatasetError, Manifest, Row, Unit, read_manifest
 from spinevision.data.splits import Splits, split_frames
+from spinevision.data.wording import counted, listed
 from spinevision.images import ImageError, read_frame, read_mask, source_name
 from spinevision.labels import IGNORE_INDEX, MaskCodes
 
-_THUMBNAIL = 16
 NEAR_DUPLICATE_RMS = 4.0
 """Two frames count as near-duplicates when their 16x16 grey thumbnails differ by less than this RMS (0-255); our choice."""
 
+_THUMBNAIL = 16
+_SHOWN = 8
 
-@dataclass
+
+@dataclass(slots=True)
 class FrameReport:
-    """What one frame and its mask hold; ``problem`` is a sentence, or None."""
+    """What one frame and its mask hold.
+
+    Args:
+        row: the frame.
+        problem: a sentence, or None; with one, nothing else is known.
+        size: height and width (pixels).
+        pixels: how often each mask value occurs.
+        thumbnail: grey, float32 (16, 16), 0-255.
+    """
 
     row: Row
     problem: str | None = None
@@ -39,12 +51,14 @@ class DatasetReport:
     """What a dataset holds.
 
     Args:
-        manifest: with its codes settled.
+        source: where it was read from, for messages.
+        codes: what the mask values mean; where there is a problem with them, a guess.
         frames: one report a frame.
-        problems: sentences; with any of them a dataset is not fit for training.
+        problems: sentences; with any of them the dataset is not fit for training.
+        notes: sentences; worth knowing, but no hindrance.
     """
 
-    manifest: Manifest
+    source: str
     codes: MaskCodes
     frames: tuple[FrameReport, ...]
     problems: tuple[str, ...]
@@ -57,11 +71,9 @@ class DatasetReport:
             DatasetError: there is any.
         """
         if self.problems:
-            shown = "\n  ".join(self.problems[:8])
-            more = (
-                f"\n  and {len(self.problems) - 8} more; `spinevision data check` lists them all" if len(self.problems) > 8 else ""
-            )
-            raise DatasetError(f"{self.manifest.source} cannot be used as it is:\n  {shown}{more}")
+            more = len(self.problems) - _SHOWN
+            shown = [*self.problems[:_SHOWN], *([f"and {more} more; `spinevision data check` lists them all"] if more > 0 else [])]
+            raise DatasetError(f"{self.source} cannot be used as it is:\n  " + "\n  ".join(shown))
 
 
 def inspect(manifest: Manifest, *, progress: bool = True) -> DatasetReport:
@@ -69,38 +81,42 @@ def inspect(manifest: Manifest, *, progress: bool = True) -> DatasetReport:
 
     Without a ``classes.json``, masks that hold only 0 and 255 (or 0 and 1) over the whole dataset are taken as binary.
     """
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        reports = tuple(
-            track(
-                pool.map(_inspect_frame, manifest.rows),
-                f"reading {len(manifest.rows)} frames and masks",
-                len(manifest.rows),
-                disable=not progress,
-                transient=True,
-            )
+    reports = tuple(
+        track(
+            _read_all(manifest.rows),
+            f"reading {len(manifest.rows)} frames and masks",
+            len(manifest.rows),
+            console=Console(stderr=True),
+            disable=not progress,
+            transient=True,
         )
+    )
     problems = [report.problem for report in reports if report.problem]
     notes: list[str] = []
-    values: dict[int, list[str]] = defaultdict(list)
+    holders: dict[int, list[str]] = defaultdict(list)
     for report in reports:
         for value in report.pixels:
-            values[value].append(source_name(report.row.mask))
+            holders[value].append(source_name(report.row.mask))
     codes = manifest.codes
-    if codes is None:
-        codes, sentence = _guess_codes(values)
+    if codes is None and holders:
+        codes, sentence = _guess_codes(holders)
         (notes if codes else problems).append(sentence)
     if codes is not None:
         known = codes.known()
-        strange = {value: names for value, names in sorted(values.items()) if not known[value]}
-        if strange:
+        if strange := {value: names for value, names in sorted(holders.items()) if not known[value]}:
             problems.append(unknown_values(strange, codes))
-        named = set(codes.names)
-        blank = [report.row.name for report in reports if report.pixels and set(report.pixels) == {IGNORE_INDEX} - named]
+        blank = [source_name(report.row.mask) for report in reports if set(report.pixels) == {IGNORE_INDEX} - set(codes.names)]
         if blank:
-            notes.append(
-                f"{len(blank)} masks hold nothing but ignore, such as that of {blank[0]}; nothing is learnt or measured there"
-            )
-    return DatasetReport(manifest, codes or MaskCodes.binary(255), reports, tuple(problems), tuple(notes))
+            notes.append(f"masks that hold nothing but ignore (255), where nothing is learnt or measured: {listed(blank)}")
+        if holders and (absent := [name for value, name in codes.names.items() if value not in holders]):
+            notes.append(f"no mask holds {listed(absent)}")
+    return DatasetReport(manifest.source, codes or MaskCodes.binary(255), reports, tuple(problems), tuple(notes))
+
+
+def _read_all(rows: Sequence[Row]) -> Iterator[FrameReport]:
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(rows), 1024):
+            yield from pool.map(_inspect_frame, rows[start : start + 1024])
 
 
 def _inspect_frame(row: Row) -> FrameReport:
@@ -109,92 +125,125 @@ def _inspect_frame(row: Row) -> FrameReport:
         if frame.shape[:2] != mask.shape:
             raise DatasetError(size_mismatch(row, frame, mask))
     except (ImageError, DatasetError) as error:
-        return FrameReport(row, problem=str(error))
-    counts = np.bincount(mask.ravel(), minlength=256)
-    thumbnail = np.asarray(
-        Image.fromarray(frame).convert("L").resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX), dtype=np.float32
-    )
-    return FrameReport(
-        row, None, (mask.shape[0], mask.shape[1]), {int(v): int(counts[v]) for v in np.flatnonzero(counts)}, thumbnail
-    )
+        return FrameReport(row, str(error))
+    counts = Image.fromarray(mask).histogram()
+    small = Image.fromarray(frame).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
+    pixels = {value: count for value, count in enumerate(counts) if count}
+    return FrameReport(row, None, (mask.shape[0], mask.shape[1]), pixels, np.asarray(small, dtype=np.float32))
 
 
-def _guess_codes(values: dict[int, list[str]]) -> tuple[MaskCodes | None, str]:
-    held = set(values)
+def _guess_codes(holders: dict[int, list[str]]) -> tuple[MaskCodes | None, str]:
     for foreground in (255, 1):
-        if held <= {0, foreground}:
+        if set(holders) == {0, foreground}:
             return (
                 MaskCodes.binary(foreground),
                 f'no classes.json: masks hold only 0 and {foreground}, taken as background and one class called "foreground"',
             )
-    listed = ", ".join(f"{value} (such as in {names[0]})" for value, names in sorted(values.items()))
-    return None, f"no classes.json, and the masks hold the values {listed}; write classes.json to say which value is which class"
+    found = ", ".join(f"{value} (as in {names[0]})" for value, names in sorted(holders.items()))
+    return None, (
+        f"no classes.json, and the masks hold the values {found}; write a classes.json that names every value, "
+        'as {"0": "background", "255": "nerve"}'
+    )
 
 
 def near_duplicates(report: DatasetReport, splits: Splits) -> list[tuple[str, str, str, str]]:
-    """Pairs of nearly equal frames that stand in different parts: (part, name, part, name), nearest first."""
-    part_of = {row.name: part for part, rows in splits.parts.items() for row in rows}
-    usable = [entry for entry in report.frames if entry.thumbnail is not None and entry.row.name in part_of]
-    if not usable:
-        return []
-    thumbnails = np.stack([entry.thumbnail.ravel() for entry in usable if entry.thumbnail is not None])
-    parts = np.array([part_of[entry.row.name] for entry in usable])
-    squares, limit, pairs = (thumbnails**2).sum(axis=1), NEAR_DUPLICATE_RMS**2 * thumbnails.shape[1], []
-    for start in range(0, len(usable), 512):
-        rows = slice(start, start + 512)
-        distance = squares[rows, None] + squares[None] - 2 * thumbnails[rows] @ thumbnails.T
-        for i, j in zip(*np.nonzero((distance < limit) & (parts[rows, None] != parts[None])), strict=True):
-            if start + i < j:
-                pairs.append((distance[i, j], start + i, j))
-    return [(parts[i], usable[i].row.name, parts[j], usable[j].row.name) for _, i, j in sorted(pairs)]
+    """The frames of a part that look nearly like a frame of a part before it, each with the nearest, nearest first.
+
+    Returns:
+        (part, frame, part before it, nearest frame there), as validation, a, train, b.
+    """
+    thumbnails = {entry.row.name: entry.thumbnail.ravel() for entry in report.frames if entry.thumbnail is not None}
+    names: list[str] = []
+    parts: list[str] = []
+    found: list[tuple[float, int, int]] = []
+    vectors = np.zeros((0, _THUMBNAIL**2), np.float32)
+    for part, rows in splits.parts.items():
+        added = [row.name for row in rows if row.name in thumbnails]
+        if not added:
+            continue
+        block = np.stack([thumbnails[name] for name in added])
+        if names:
+            nearest, distance = _nearest(block, vectors)
+            close = np.flatnonzero(distance < NEAR_DUPLICATE_RMS)
+            found += [(float(distance[i]), len(names) + int(i), int(nearest[i])) for i in close]
+        vectors = np.concatenate([vectors, block])
+        names += added
+        parts += [part] * len(added)
+    return [(parts[i], names[i], parts[j], names[j]) for _, i, j in sorted(found)]
 
 
-def summarize(report: DatasetReport) -> dict[str, Any]:
-    """Sizes, classes, patients and sequences of a dataset as plain data, for printing."""
-    rows, codes = report.manifest.rows, report.codes
-    frames_with: Counter[int] = Counter()
-    pixels: Counter[int] = Counter()
-    for entry in report.frames:
-        frames_with.update(entry.pixels.keys())
-        pixels.update(entry.pixels)
-    total = max(1, sum(pixels.values()))
-    return {
-        "frames": len(rows),
-        "unlabelled": report.manifest.unlabelled,
-        "sizes": {f"{w}x{h}": n for (h, w), n in Counter(entry.size for entry in report.frames if entry.size).most_common()},
-        "patients": len({row.patient for row in rows if row.patient}),
-        "sequences": len({row.group("sequence") for row in rows if row.sequence}),
-        "classes": {
-            name: {"value": value, "frames": frames_with[value], "area": pixels[value] / total}
-            for value, name in codes.names.items()
-        },
-    }
+def _nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each vector the index of the nearest other one and their RMS difference; in blocks, so that memory stays bounded."""
+    middle = others.mean(axis=0)  # small numbers keep float32 exact enough
+    vectors, others = vectors - middle, others - middle
+    best, index = np.full(len(vectors), np.inf, np.float32), np.zeros(len(vectors), np.int64)
+    for start in range(0, len(vectors), 1024):
+        rows = slice(start, start + 1024)
+        for first in range(0, len(others), 8192):
+            block = others[first : first + 8192]
+            squares = (vectors[rows] ** 2).sum(axis=1)[:, None] + (block**2).sum(axis=1) - 2 * vectors[rows] @ block.T
+            winner = squares.argmin(axis=1)
+            least = squares[np.arange(len(winner)), winner]
+            better = least < best[rows]
+            best[rows][better], index[rows][better] = least[better], first + winner[better]
+    return index, np.sqrt(np.maximum(best, 0) / vectors.shape[1])
 
 
 def check_dataset(root: str, *, split_by: Unit | None = None, seed: int = 0) -> tuple[str, bool]:
     """Read a whole dataset and describe it for people.
 
     Returns:
-        The report, and whether the dataset is fit for training.
+        The description, and whether nothing in it needs mending.
 
     Raises:
         DatasetError: nothing there that could be read as a dataset.
     """
     manifest = read_manifest(root)
     report = inspect(manifest)
-    told, problems, notes = summarize(report), list(report.problems), list(report.notes)
-    problems += [f"{name} belongs to no frame of the table; add its frame or delete it" for name in manifest.stray_masks]
-    lines = [f"{root}: {told['frames']} frames with a mask, {told['unlabelled']} without, {told['patients']} patients, {told['sequences']} sequences"]
-    lines.append("sizes: " + ", ".join(f"{size} ({count})" for size, count in told["sizes"].items()))
-    lines += [f"class {name} (value {c['value']}): in {c['frames']} frames, {c['area']:.1%} of all pixels" for name, c in told["classes"].items()]
+    problems, notes = list(report.problems), list(report.notes)
+    problems += [f"{name} belongs to no frame; add its frame, name it in the table or delete it" for name in manifest.stray_masks]
+    if manifest.unlisted_frames:
+        notes.append(f"frames that the table does not name, so that they are not used: {listed(manifest.unlisted_frames)}")
+    lines = _description(manifest, report)
     try:
         splits = split_frames(manifest, split_by=split_by, seed=seed)
-        lines += [f"{part}: {len(rows)} frames, {splits.unit}s {', '.join(splits.groups(part)) or 'none'}" for part, rows in splits.parts.items()]
-        pairs = near_duplicates(report, splits)
-        notes += [f"{name} ({part}) looks like {other} ({other_part})" for part, name, other_part, other in pairs[:20]]
-        if len(pairs) > 20:
-            notes.append(f"and {len(pairs) - 20} more pairs of near-duplicate frames across parts")
     except DatasetError as error:
         problems.append(str(error))
+    else:
+        for part in splits.parts:
+            groups = splits.groups(part)
+            members = f" of {counted(len(groups), splits.unit)}: {listed(groups, _SHOWN)}" if groups else ""
+            lines.append(f"{part}: {counted(len(splits.parts[part]), 'frame')}{members}")
+        pairs = near_duplicates(report, splits)
+        notes += [f"{name} ({part}) looks nearly like {other} ({before})" for part, name, before, other in pairs[:_SHOWN]]
+        if len(pairs) > _SHOWN:
+            notes.append(f"{len(pairs) - _SHOWN} more frames look nearly like a frame of another part")
     lines += [f"note: {note}" for note in notes] + [f"PROBLEM: {problem}" for problem in problems]
-    return "\n".join([*lines, f"{len(problems)} problems" if problems else "no problems"]), not problems
+    return "\n".join([*lines, counted(len(problems), "problem")]), not problems
+
+
+def _description(manifest: Manifest, report: DatasetReport) -> list[str]:
+    rows = manifest.rows
+    groups = []
+    for unit, known in (
+        ("patient", {row.patient for row in rows if row.patient}),
+        ("sequence", {row.group("sequence") for row in rows if row.sequence}),
+    ):
+        groups.append(counted(len(known), unit) if known else f"{unit}s not known")
+    left_out = f" ({counted(manifest.unlabelled, 'frame')} without a mask left out)" if manifest.unlabelled else ""
+    sizes = [f"{w}x{h} ({n})" for (h, w), n in Counter(entry.size for entry in report.frames if entry.size).most_common()]
+    frames_with: Counter[int] = Counter()
+    pixels: Counter[int] = Counter()
+    for entry in report.frames:
+        frames_with.update(entry.pixels.keys())
+        pixels.update(entry.pixels)
+    settled = manifest.codes is not None or set(pixels) <= set(report.codes.names)
+    names = {IGNORE_INDEX: "ignore", **(report.codes.names if settled else {})}
+    lines = [
+        f"{manifest.source}: {counted(len(rows), 'frame')} with a mask{left_out}, {', '.join(groups)}",
+        f"sizes in pixels: {listed(sizes, _SHOWN)}",
+    ]
+    for value in sorted(pixels):
+        share = f"in {counted(frames_with[value], 'frame')}, {pixels[value] / pixels.total():.1%} of all pixels"
+        lines.append(f"mask value {value} ({names.get(value, 'no class')}): {share}")
+    return lines

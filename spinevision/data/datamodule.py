@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -19,7 +19,8 @@ from spinevision.data.dataset import FrameDataset, collate
 from spinevision.data.manifest import DatasetError, Manifest, Unit, read_manifest
 from spinevision.data.sampling import EvaluationSampler
 from spinevision.data.splits import Splits, split_frames
-from spinevision.labels import LabelSpace
+from spinevision.labels import PRESENCE, LabelSpace
+from spinevision.preprocess import Preprocess
 from spinevision.structures import FrameBatch, InputSpec
 
 if TYPE_CHECKING:
@@ -40,12 +41,13 @@ class SpineDataModule(LightningDataModule):
         fractions: shares of frames for train, validation and test, as in Peng et al. 2023; a ``split`` column wins over them.
         seed: of the split.
         batch_size: frames a step and process; our default.
-        num_workers: loader processes; None takes one a processor core, at most eight.
+        num_workers: loader processes; None shares the processor cores among the training processes, at most eight for each.
         augment: what to vary in training frames; None trains on them as they are.
         classes: mask values and class names; None reads the folder's ``classes.json``.
 
     Raises:
         DatasetError: at set-up, for every way in which the data cannot be used.
+        ValueError: at set-up, for a class of the model that the data does not have.
     """
 
     def __init__(
@@ -64,20 +66,24 @@ class SpineDataModule(LightningDataModule):
             raise DatasetError(f"batch_size must be at least 1, found {batch_size}")
         self.root, self.split_by, self.fractions, self.seed = root, split_by, tuple(fractions), seed
         self.batch_size, self.classes = batch_size, classes
-        self.num_workers = min(8, os.cpu_count() or 1) if num_workers is None else num_workers
+        self.num_workers = num_workers
         self.augment = Augment.from_settings(augment) if isinstance(augment, AugmentSettings) else augment
         self.spec: InputSpec | None = None
+        # With fewer frames than processes some have none to evaluate, which is no mistake.
+        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @cached_property
     def manifest(self) -> Manifest:
         """The labelled frames."""
-        classes: Mapping[int, str] | str | Path | None = self.classes
-        return read_manifest(self.root, classes)
+        return read_manifest(self.root, self.classes)
 
     @cached_property
     def report(self) -> DatasetReport:
-        """What every file holds; reads all of them once."""
-        return inspect(self.manifest)
+        """What the files hold. Of several processes the first reads them all once, and tells the others without its ``frames``."""
+        if self.trainer is None or self.trainer.world_size == 1:
+            return inspect(self.manifest)
+        told = replace(inspect(self.manifest), frames=()) if self.trainer.is_global_zero else None
+        return self.trainer.strategy.broadcast(told)  # type: ignore[return-value]
 
     @cached_property
     def splits(self) -> Splits:
@@ -91,42 +97,45 @@ class SpineDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and check the data, and match it with the trainer's model."""
-        if self.trainer is None or not hasattr(self.trainer.lightning_module, "input_spec"):
+        spec = getattr(self.trainer and self.trainer.lightning_module, "input_spec", None)
+        if not isinstance(spec, InputSpec):
             raise DatasetError("SpineDataModule needs a trainer with a spinevision model; call Trainer().fit(model, datamodule)")
-        self.spec = self.trainer.lightning_module.input_spec
-        splits = self.splits
+        parts, codes = self.splits.parts, self.report.codes
         self.report.refuse()
-        for note in self.report.notes:
-            logger.info(note)
-        needed = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}.get(stage, ())
-        for part in needed:
-            if not splits.parts[part]:
+        codes.table(spec.labels)
+        for part in {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}.get(stage, ()):
+            if not parts[part]:
                 raise DatasetError(
-                    f"the {part} part of {self.manifest.source} has no frames; give it a share in fractions or rows in the split column"
+                    f"the {part} part of {self.manifest.source} has no frames; "
+                    "give it a share in fractions or rows in the split column"
                 )
-
-    def _dataset(self, part: str) -> FrameDataset:
-        assert self.spec is not None, "setup() comes first"
-        return FrameDataset(self.splits.parts[part], self.spec, self._codes, self.splits.unit)
-
-    @property
-    def _codes(self):
-        return self.report.codes
+        if self.spec is None and self.trainer is not None and self.trainer.is_global_zero:
+            others = [name for name in codes.labels.foreground.values() if name not in spec.labels]
+            if others and PRESENCE not in spec.labels:
+                logger.info("classes that the model does not name count as background: %s", ", ".join(others))
+            for note in self.report.notes:
+                logger.info(note)
+        self.spec = spec
 
     def _loader(self, part: str) -> DataLoader:
-        dataset, training = self._dataset(part), part == "train"
-        world = self.trainer.world_size if self.trainer else 1
-        sampler = None if training or world == 1 else EvaluationSampler(dataset, self.trainer.global_rank, world)  # type: ignore[union-attr]
+        assert self.spec is not None and self.trainer is not None, "setup() comes first"
+        # Workers get a preprocessing of their own: the model's may be on a GPU, which another process cannot share.
+        spec = replace(self.spec, preprocess=Preprocess(**self.spec.preprocess.config()))
+        dataset = FrameDataset(self.splits.parts[part], spec, self.report.codes, self.splits.unit)
+        training, world = part == "train", self.trainer.world_size
+        sampler = None if training or world == 1 else EvaluationSampler(dataset, self.trainer.global_rank, world)
+        workers = min(8, max(1, (os.cpu_count() or 1) // world)) if self.num_workers is None else self.num_workers
+        share = -(-len(dataset) // world)  # of each process in training
         return DataLoader(
             dataset,
             batch_size=self.batch_size,
             shuffle=training,
             sampler=sampler,
             # A last batch of one frame would give BatchNorm nothing to normalise over.
-            drop_last=training and len(dataset) % self.batch_size == 1 and len(dataset) > 1,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=bool(self.trainer and self.trainer.strategy.root_device.type == "cuda"),
+            drop_last=training and share > 1 and share % self.batch_size == 1,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            pin_memory=self.trainer.strategy.root_device.type == "cuda",
             collate_fn=collate,
         )
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spinevision.data.manifest import DatasetError, Row, Unit
+from spinevision.data.wording import listed
 from spinevision.images import read_frame, read_mask, source_name
 from spinevision.labels import LabelSpace, MaskCodes
 from spinevision.structures import FrameBatch, InputSpec
@@ -37,27 +38,28 @@ class PairReader:
         if frame.shape[:2] != values.shape:
             raise DatasetError(size_mismatch(row, frame, values))
         if not self._known[values].all():
-            strange = sorted(set(np.unique(values[~self._known[values]]).tolist()))
+            strange = np.unique(values[~self._known[values]]).tolist()
             raise DatasetError(unknown_values({value: [source_name(row.mask)] for value in strange}, self._codes))
         return frame, self._table[values]
 
 
 def size_mismatch(row: Row, frame: np.ndarray, mask: np.ndarray) -> str:
     """The sentence for a mask that does not fit its frame."""
+    (height, width), (mask_height, mask_width) = frame.shape[:2], mask.shape
     return (
-        f"{source_name(row.mask)} is {mask.shape[1]}x{mask.shape[0]} pixels but its frame {row.name} is {frame.shape[1]}x{frame.shape[0]}; "
+        f"{source_name(row.mask)} is {mask_width}x{mask_height} pixels but its frame {row.name} is {width}x{height}; "
         "export the mask at the frame's size"
     )
 
 
 def unknown_values(files: dict[int, list[str]], codes: MaskCodes) -> str:
     """The sentence for mask values that no class has."""
-    places = "; ".join(
-        f"{value} in {', '.join(names[:3])}{f' and {len(names) - 3} more' if len(names) > 3 else ''}"
-        for value, names in files.items()
-    )
+    places = "; ".join(f"{value} in {listed(names, 10)}" for value, names in files.items())
     known = ", ".join(f"{value} = {name}" for value, name in codes.names.items())
-    return f"masks hold values that no class has: {places}. The classes are {known}; name the value in classes.json or correct the masks"
+    return (
+        f"masks hold values that no class has: {places}. The classes are {known}; "
+        "name the value in classes.json or correct the masks"
+    )
 
 
 class FrameDataset(Dataset[tuple[Tensor, Tensor, str, str]]):
@@ -93,6 +95,7 @@ def collate(items: Sequence[tuple[Tensor, Tensor, str, str]]) -> FrameBatch:
     frames, masks, names, groups = zip(*items, strict=True)
     if len({frame.shape for frame in frames}) > 1:
         raise DatasetError(
-            f"frames of different sizes ({names[0]} and others) cannot share a batch without resizing; set batch_size to 1 or preprocess.resize to letterbox"
+            f"frames of different sizes ({names[0]} and others) cannot share a batch without resizing; "
+            "set batch_size to 1 or preprocess.resize to letterbox"
         )
     return FrameBatch(torch.stack(frames), torch.stack(masks), list(names), list(groups))

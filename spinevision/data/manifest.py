@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import logging
+import os
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from spinevision.data.table import cell_text, read_table
+from spinevision.data.wording import counted, listed
 from spinevision.images import FRAME_SUFFIXES
 from spinevision.labels import MaskCodes
 
@@ -21,15 +22,10 @@ logger = logging.getLogger(__name__)
 
 Unit = Literal["patient", "sequence"]
 PARTS = ("train", "validation", "test")
-_PART_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-}
+_PART_NAMES = {**{part: part for part in PARTS}, "training": "train", "val": "validation", "valid": "validation"}
+_COLUMNS = ("patient_id", "sequence_id", "frame_index", "split")
 _MASK_COLUMNS = ("mask", "annotation", "label", "segmentation")
+_LAYOUT = "the folders images/ and masks/ and a metadata.csv with the columns file_name, mask_file_name, " + ", ".join(_COLUMNS[:3])
 
 
 class DatasetError(ValueError):
@@ -40,14 +36,13 @@ class DatasetError(ValueError):
 class TableImage:
     """An encoded image in a ``datasets.Dataset`` column, decoded by the same code as a file."""
 
-    dataset: datasets.Dataset
+    column: datasets.Dataset  # one column, not decoded
     index: int
-    column: str
     name: str
 
     def read_bytes(self) -> bytes:
         """The encoded file."""
-        cell = self.dataset[self.index][self.column]
+        (cell,) = self.column[self.index].values()
         return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
 
 
@@ -79,13 +74,15 @@ class Manifest:
         rows: the labelled frames.
         codes: mask values and class names; None when no ``classes.json`` says so and the masks must be looked at first.
         unlabelled: frames left out because they have no mask.
-        stray_masks: mask files that no frame names.
+        unlisted_frames: files in ``images/`` that the table does not name; they are not used.
+        stray_masks: files in ``masks/`` that belong to no frame; they are not used.
     """
 
     source: str
     rows: tuple[Row, ...]
     codes: MaskCodes | None
     unlabelled: int = 0
+    unlisted_frames: tuple[str, ...] = ()
     stray_masks: tuple[str, ...] = ()
 
     @property
@@ -101,29 +98,23 @@ def read_manifest(
 
     Args:
         root: the folder (``images/``, ``masks/``, ``metadata.csv`` or ``.jsonl``, ``classes.json``), the dataset, or a Hub id.
-        classes: pixel values and class names, or a path to such a JSON file; by default the folder's ``classes.json``.
+            A folder without a table pairs ``images/a.jpg`` with ``masks/a.png``.
+        classes: pixel values and class names, or a path to such a JSON file; by default the dataset's own ``classes.json``.
 
     Raises:
-        DatasetError: nothing usable there; the sentence says what is missing.
+        DatasetError: nothing usable there, or the Hub cannot be reached; the sentence says what is missing.
     """
     codes = _codes(classes)
     if not isinstance(root, (str, Path)):
         return _from_datasets(root, codes, "the dataset given")
-    folder = Path(root)
-    if not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(root)):
-        import datasets
-
-        from spinevision.hub.transport import dataset_file
-
-        if codes is None and (found := dataset_file(str(root), "classes.json")):
-            codes = _codes(found)
-        return _from_datasets(datasets.load_dataset(str(root)), codes, str(root))
+    folder = Path(root).expanduser()
+    if isinstance(root, str) and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", root):
+        return _from_hub(root, codes)
     if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; give a dataset folder with images/, masks/ and metadata.csv, or a Hub id")
+        raise DatasetError(f"{folder} is not a folder; give a dataset folder with {_LAYOUT}, or a Hub id")
     if codes is None and (folder / "classes.json").exists():
         codes = _codes(folder / "classes.json")
-    records = _read_table(folder)
-    return _from_records(folder, records, codes)
+    return _from_folder(folder, codes)
 
 
 def _codes(classes: Mapping[int, str] | str | Path | None) -> MaskCodes | None:
@@ -135,47 +126,48 @@ def _codes(classes: Mapping[int, str] | str | Path | None) -> MaskCodes | None:
         raise DatasetError(str(error)) from error
 
 
-def _read_table(folder: Path) -> list[dict[str, Any]]:
+# A folder
+
+
+def _from_folder(folder: Path, codes: MaskCodes | None) -> Manifest:
     tables = [path for name in ("metadata.csv", "metadata.jsonl") if (path := folder / name).exists()]
     if len(tables) > 1:
         raise DatasetError(f"{folder} has both metadata.csv and metadata.jsonl; keep one of them")
-    if not tables:
-        return _pair_by_name(folder)
-    path = tables[0]
     try:
-        text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".jsonl":
-            records = [json.loads(line) for line in text.splitlines() if line.strip()]
-        else:
-            lines = text.splitlines()
-            delimiter = ";" if lines and lines[0].count(";") > lines[0].count(",") else ","
-            records = list(csv.DictReader(lines, delimiter=delimiter))
-    except (OSError, ValueError, csv.Error) as error:
-        raise DatasetError(f"{path} cannot be read as a table ({error}); save it as UTF-8 text with one row a frame") from error
-    if not records:
-        raise DatasetError(f"{path} has no rows; expected one row a frame")
-    if not all(isinstance(record, dict) and record.get("file_name") for record in records):
-        found = ", ".join(map(str, records[0])) if isinstance(records[0], dict) else str(records[0])
-        raise DatasetError(f"{path} needs a file name in the column file_name of every row; its first row has the columns {found}")
-    if not any("mask_file_name" in record for record in records):
-        raise DatasetError(f"{path} has no column mask_file_name; add it, with an empty cell for a frame without a mask")
-    return records
+        records = read_table(tables[0]) if tables else _pair_by_name(folder)
+    except ValueError as error:
+        raise DatasetError(str(error)) from error
+    rows, names, mask_names = [], set(), set()
+    for number, record in records:
+        name, mask_name = (_inside(record.get(column), number, folder) for column in ("file_name", "mask_file_name"))
+        if name in names:
+            raise DatasetError(f"{name} stands twice in the table of {folder}; keep one row a frame")
+        names.add(name)
+        if mask_name:
+            mask_names.add(mask_name)
+            rows.append(_row(record, f"row {number}", name, folder / name, folder / mask_name))
+    unlisted, stray = (
+        tuple(entry for path in _files(folder / part) if (entry := path.relative_to(folder).as_posix()) not in known)
+        for part, known in (("images", names), ("masks", mask_names))
+    )
+    return _finish(Manifest(str(folder), tuple(rows), codes, len(names) - len(rows), unlisted, stray))
 
 
-def _pair_by_name(folder: Path) -> list[dict[str, Any]]:
-    images = _files(folder / "images")
-    if not images:
-        raise DatasetError(
-            f"{folder} holds no frames: expected the folders images/ and masks/, and a metadata.csv with the columns "
-            "file_name, mask_file_name, patient_id, sequence_id, frame_index"
-        )
-    masks = {path.stem: path for path in _files(folder / "masks")}
+def _pair_by_name(folder: Path) -> list[tuple[int, dict[str, Any]]]:
+    """Frames and masks of the same path below ``images/`` and ``masks/``, endings aside."""
+    found: dict[str, dict[str, str]] = {}
+    for part in ("images", "masks"):
+        found[part] = {}
+        for path in _files(folder / part):
+            stem, name = path.relative_to(folder / part).with_suffix("").as_posix(), path.relative_to(folder).as_posix()
+            if stem in found[part]:
+                raise DatasetError(f"{found[part][stem]} and {name} in {folder} differ in their ending alone; rename or remove one")
+            found[part][stem] = name
+    if not found["images"]:
+        raise DatasetError(f"{folder} holds no frames; expected {_LAYOUT}")
     return [
-        {
-            "file_name": path.relative_to(folder).as_posix(),
-            "mask_file_name": masks[path.stem].relative_to(folder).as_posix() if path.stem in masks else "",
-        }
-        for path in images
+        (number, {"file_name": name, "mask_file_name": found["masks"].get(stem)})
+        for number, (stem, name) in enumerate(found["images"].items(), start=1)
     ]
 
 
@@ -183,79 +175,112 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.suffix.lower() in FRAME_SUFFIXES and not path.name.startswith("."))
 
 
-def _from_records(folder: Path, records: Sequence[dict[str, Any]], codes: MaskCodes | None) -> Manifest:
-    base = folder.resolve()
-    rows, unlabelled, named = [], 0, set()
-    for number, record in enumerate(records, start=1):
-        name, mask_name = str(record["file_name"]), str(record.get("mask_file_name") or "")
-        for path in filter(None, (name, mask_name)):
-            if not (base / path).resolve().is_relative_to(base):
-                raise DatasetError(f"row {number} of {folder} names {path}, which lies outside the folder; copy the file into it")
-        if name in named:
-            raise DatasetError(f"{name} stands twice in the table of {folder}; keep one row a frame")
-        named.add(name)
-        if mask_name:
-            rows.append(_row(record, number, name, base / name, base / mask_name))
-        else:
-            unlabelled += 1
-    used = {row.mask for row in rows}
-    stray = tuple(
-        path.relative_to(folder).as_posix() for path in _files(folder / "masks") if base / path.relative_to(folder) not in used
-    )
-    return _finish(str(folder), rows, codes, unlabelled, stray)
+def _inside(cell: Any, number: int, folder: Path) -> str:
+    """A path of the table in one spelling; links may lead where they like, ``..`` may not."""
+    text = cell_text(cell)
+    name = Path(os.path.normpath(text)) if text else Path()
+    if name.is_absolute() or ".." in name.parts:
+        raise DatasetError(
+            f"row {number} of {folder} names {text}, which is not a path inside the folder; copy the file into it and write its "
+            "path from there, as images/0001.jpg"
+        )
+    return name.as_posix() if text else ""
+
+
+# A datasets.Dataset
+
+
+def _from_hub(repo_id: str, codes: MaskCodes | None) -> Manifest:
+    import datasets
+
+    from spinevision.hub.transport import dataset_file
+
+    try:
+        if codes is None and (found := dataset_file(repo_id, "classes.json")):
+            codes = _codes(found)
+        data = datasets.load_dataset(repo_id)
+    except Exception as error:  # offline, refused, gone, or a dataset that does not fit: the library raises anything
+        raise DatasetError(f"there is no folder {repo_id} here, and from the Hub: {' '.join(str(error).split())}") from error
+    return _from_datasets(data, codes, repo_id)
 
 
 def _from_datasets(data: Any, codes: MaskCodes | None, source: str) -> Manifest:
     import datasets
 
-    if isinstance(data, datasets.DatasetDict):
-        parts = {name if len(data) > 1 else "": part for name, part in data.items()}
-    elif isinstance(data, datasets.Dataset):
+    if isinstance(data, datasets.Dataset):
         parts = {"": data}
+    elif isinstance(data, datasets.DatasetDict):
+        parts = dict(data) if set(data) != {"train"} else {"": data["train"]}  # what was never divided is called "train"
     else:
-        raise DatasetError(f"expected a folder, a Hub id or a datasets.Dataset, found {type(data).__name__}")
-    rows, unlabelled = [], 0
-    for part_name, part in parts.items():
-        mask_column = next((name for name in _MASK_COLUMNS if name in part.column_names), None)
-        if "image" not in part.column_names or mask_column is None:
-            raise DatasetError(f"{source} has the columns {', '.join(part.column_names)}; expected image and mask columns")
-        part = part.cast_column("image", datasets.Image(decode=False)).cast_column(mask_column, datasets.Image(decode=False))
-        for index, record in enumerate(part.remove_columns(["image", mask_column])):
-            if part[index][mask_column] is None:
-                unlabelled += 1
-                continue
-            path = part[index]["image"].get("path")
-            name = f"{Path(path).name if path else 'frame'} (row {index}{' of ' + part_name if part_name else ''})"
-            image, mask = TableImage(part, index, "image", name), TableImage(part, index, mask_column, f"the mask of {name}")
-            rows.append(_row({"split": part_name, **record}, index, name, image, mask))
-    return _finish(source, rows, codes, unlabelled, ())
-
-
-def _row(record: Mapping[str, Any], number: int, name: str, image: Path | TableImage, mask: Path | TableImage) -> Row:
-    cells = {
-        key: "" if record.get(key) is None else str(record[key]).strip()
-        for key in ("patient_id", "sequence_id", "frame_index", "split")
-    }
-    try:
-        index = int(float(cells["frame_index"])) if cells["frame_index"] else None
-    except ValueError:
         raise DatasetError(
-            f"row {number} ({name}): frame_index must be a whole number or empty, found {cells['frame_index']!r}"
-        ) from None
-    part = _PART_NAMES.get(cells["split"].lower()) if cells["split"] else ""
+            f"expected a folder, a Hub id, a datasets.Dataset or a DatasetDict, found {type(data).__name__}"
+            + ("; load it without streaming" if "Iterable" in type(data).__name__ else "")
+        )
+    rows, frames = [], 0
+    for part_name, part in parts.items():
+        pictures = [name for name, feature in part.features.items() if isinstance(feature, datasets.Image)]
+        mask_column = next((name for name in _MASK_COLUMNS if name in pictures), None)
+        if "image" not in pictures or mask_column is None:
+            raise DatasetError(
+                f"{source} has the columns {', '.join(part.column_names)}; expected the pictures image and mask. A folder becomes "
+                "these when its metadata.csv has the columns file_name and mask_file_name"
+            )
+        images, masks = (
+            part.select_columns([name]).cast_column(name, datasets.Image(decode=False)) for name in ("image", mask_column)
+        )
+        paths, masked = _paths(images), _paths(masks)
+        columns = {name: part.select_columns([name])[:][name] for name in _COLUMNS if name in part.column_names}
+        frames += len(paths)
+        for index, path in enumerate(paths):
+            if masked[index] is None:
+                continue
+            place = f"row {index} of {part_name}" if part_name else f"row {index}"
+            if path is None:
+                raise DatasetError(f"{place} of {source} has a mask but no image; add the image or remove the row")
+            name = f"{Path(path).name or 'frame'} ({place})"
+            record = {column: cells[index] for column, cells in columns.items()}
+            record["split"] = cell_text(record.get("split")) or part_name
+            rows.append(_row(record, place, name, TableImage(images, index, name), TableImage(masks, index, f"the mask of {name}")))
+    return _finish(Manifest(source, tuple(rows), codes, frames - len(rows)))
+
+
+def _paths(pictures: datasets.Dataset) -> list[str | None]:
+    """The path of each picture of a column, empty where none is known; None where there is no picture. Nothing is decoded."""
+    import pyarrow.compute
+
+    paths: list[str | None] = []
+    for table in pictures.with_format("arrow").iter(1000):
+        content, path = (pyarrow.compute.struct_field(table.column(0), field) for field in ("bytes", "path"))
+        known = pyarrow.compute.is_valid(content).to_pylist()
+        paths += [text if text is not None else "" if has else None for text, has in zip(path.to_pylist(), known, strict=True)]
+    return paths
+
+
+# Rows
+
+
+def _row(record: Mapping[str, Any], place: str, name: str, image: Path | TableImage, mask: Path | TableImage) -> Row:
+    patient, sequence, index, split = (cell_text(record.get(column)) for column in _COLUMNS)
+    try:
+        number = float(index or 0)
+        if number != int(number):
+            raise ValueError
+    except (ValueError, OverflowError):
+        raise DatasetError(f"{place} ({name}): frame_index must be a whole number or empty, found {index!r}") from None
+    part = _PART_NAMES.get(split.lower()) if split else ""
     if part is None:
-        raise DatasetError(f"row {number} ({name}): split must be train, validation, test or empty, found {cells['split']!r}")
-    return Row(name, image, mask, cells["patient_id"], cells["sequence_id"], index, part)
+        raise DatasetError(f"{place} ({name}): split must be train, validation, test or empty, found {split!r}")
+    return Row(name, image, mask, patient, sequence, int(number) if index else None, part)
 
 
-def _finish(source: str, rows: Iterable[Row], codes: MaskCodes | None, unlabelled: int, stray: tuple[str, ...]) -> Manifest:
-    manifest = Manifest(source, tuple(rows), codes, unlabelled, stray)
+def _finish(manifest: Manifest) -> Manifest:
     if not manifest.rows:
         raise DatasetError(
-            f"{source} has no frame with a mask ({unlabelled} without one); name the masks in the column mask_file_name"
+            f"{manifest.source} has no frame with a mask, {manifest.unlabelled} without one; name the masks in the column "
+            "mask_file_name, or give them the names of their frames where there is no table"
         )
-    if unlabelled:
-        logger.info("%s: %d frames without a mask are left out", source, unlabelled)
-    if stray:
-        logger.warning("%s: %d masks belong to no frame, such as %s; they are not used", source, len(stray), stray[0])
+    if manifest.unlabelled:
+        logger.info("%s: %s without a mask left out", manifest.source, counted(manifest.unlabelled, "frame"))
+    if stray := manifest.stray_masks:
+        logger.warning("%s: masks that belong to no frame, so that they are not used: %s", manifest.source, listed(stray))
     return manifest

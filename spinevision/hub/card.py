@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from ..labels import IGNORE_INDEX, LabelSpace
-from .config import LIBRARY, ModelConfig, ModelFolderError
+from spinevision.hub.config import LIBRARY, ModelConfig, ModelFolderError
+from spinevision.labels import IGNORE_INDEX, LabelSpace
 
 TAGS = ("medical", "endoscopy", "spine", "pytorch", "lightning")
 

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from .config import LIBRARY, ModelFolderError, library_version
+from spinevision.hub.config import LIBRARY, ModelFolderError, library_version
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -67,8 +67,8 @@ def _may_pass(error: BaseException | None) -> bool:
         return error.response.status_code >= 500 or error.response.status_code in (408, 429)
     if isinstance(error, OSError):  # with a number it is the disk, unless it is the connection
         return error.errno is None or isinstance(error, (ConnectionError, TimeoutError))
-    # The client lets errors of its HTTP library (1.x: httpx, 2.x: httpx2) and of hf_xet (RuntimeError) through.
-    return isinstance(error, (RuntimeError, HfHubHTTPError.__mro__[1]))
+    # The client lets through what its HTTP library raises (httpx or httpx2, the base of its own error) and hf_xet (RuntimeError).
+    return isinstance(error, HfHubHTTPError.__mro__[1]) or type(error) is RuntimeError
 
 
 def _refusal(error: Exception, repo_id: str, revision: str | None) -> Exception | None:

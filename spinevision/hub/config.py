@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from ..labels import IGNORE_INDEX, LabelSpace
+from spinevision.labels import IGNORE_INDEX, LabelSpace
 
 LIBRARY = "spinevision"
 FORMAT_VERSION = 1

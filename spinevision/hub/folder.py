@@ -18,8 +18,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ..files import atomic_folder, write_json, write_text
-from .config import LIBRARY, ModelConfig, ModelFolderError, library_version, listed, nearest, read_json, shown
+from spinevision.files import atomic_folder, write_json, write_text
+from spinevision.hub.config import LIBRARY, ModelConfig, ModelFolderError, library_version, listed, nearest, read_json, shown
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"

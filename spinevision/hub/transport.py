@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from .client import client, tried
-from .config import ModelFolderError, listed
-from .folder import CARD, CONFIG, GOLDEN, INDEX, TEXT_FILES, WEIGHTS, is_generated, read_config, read_golden
+from spinevision.hub.client import client, tried
+from spinevision.hub.config import ModelFolderError, listed
+from spinevision.hub.folder import CARD, CONFIG, GOLDEN, INDEX, TEXT_FILES, WEIGHTS, is_generated, read_config, read_golden
 
 _WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-?????-of-?????.safetensors", GOLDEN)
 _REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -254,3 +254,29 @@ def _discard_damaged(folder: Path, local_files_only: bool) -> None:
             if local_files_only or is_offline_mode():
                 raise ModelFolderError(f"{sentence}; load it again with the network")
             raise OSError(sentence)
+
+
+def dataset_file(repo_id: str, name: str) -> Path | None:
+    """One file of a dataset repository as it stands on its default branch; None when the repository has no such file.
+
+    Offline the cache answers, also that there was none when it was asked for last.
+
+    Raises:
+        ModelFolderError: no such repository.
+        PermissionError: gated, or the token is refused.
+        OSError: the Hub cannot be reached and the file is not in the cache.
+    """
+    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
+    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
+
+    def ask() -> Path | None:
+        try:
+            return Path(client(None).hf_hub_download(repo_id, name, repo_type="dataset"))
+        except RemoteEntryNotFoundError:
+            return None
+        except LocalEntryNotFoundError:
+            if try_to_load_from_cache(repo_id, name, repo_type="dataset") is not _CACHED_NO_EXIST:
+                raise
+            return None
+
+    return tried(ask, repo_id, None)

@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from spinevision.models.base import SpineModel
 
 ARCHITECTURES = {
-    "UNet": "unet",
-    "AttentionUNet": "attention_unet",
-    "R2UNet": "r2unet",
-    "AR2UNet": "r2unet",
-    "UNetPlusPlus": "unet_plus_plus",
+    "UNet": "spinevision.models.unet",
+    "AttentionUNet": "spinevision.models.attention_unet",
+    "R2UNet": "spinevision.models.r2unet",
+    "AR2UNet": "spinevision.models.r2unet",
+    "UNetPlusPlus": "spinevision.models.unet_plus_plus",
 }
-"""Class name to the file of this package that defines it."""
+"""Class name to the module that defines it."""
 
 
 def list_architectures() -> list[str]:
@@ -34,4 +34,5 @@ def find_architecture(name: str) -> type[SpineModel]:
         near = difflib.get_close_matches(name, ARCHITECTURES, n=1, cutoff=0.4)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(ARCHITECTURES)}"
         raise ValueError(f"{name!r} is not an architecture of spinevision; {hint}")
-    return getattr(importlib.import_module(f".{ARCHITECTURES[name]}", __name__), name)
+    found: type[SpineModel] = getattr(importlib.import_module(ARCHITECTURES[name]), name)
+    return found

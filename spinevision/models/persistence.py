@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import difflib
-import inspect
 import logging
 import pickle
 import tempfile
-import types
-import typing
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
 
 from spinevision.files import json_text
 from spinevision.hub.card import render_card
-from spinevision.hub.config import ModelConfig, ModelFolderError
-from spinevision.hub.folder import read_config, read_golden, read_tensors, write_model_folder
-from spinevision.hub.transport import HubInfo, push_folder, resolve
+from spinevision.hub.config import ModelConfig, ModelFolderError, listed
+from spinevision.hub.folder import CARD, CONFIG, RESULTS, read_config, read_golden, read_tensors, write_model_folder
+from spinevision.hub.transport import HubInfo, push_folder, read_card, resolve
 from spinevision.labels import LabelSpace
 from spinevision.models import find_architecture
+from spinevision.models.arguments import check_arguments
+from spinevision.models.golden import TOLERANCE, compare_golden, golden_record
+from spinevision.models.training import TrainingSettings
 from spinevision.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -33,12 +32,9 @@ logger = logging.getLogger(__name__)
 
 M = TypeVar("M", bound="SpineModel")
 
-GOLDEN_SIZE = 64
-"""Height and width of the fixed input (pixels)."""
-TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 5e-2}
-"""Largest difference from the golden logits, relative to their largest value."""
-
-_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+COMMON = frozenset({"labels", "preprocess"})
+"""Constructor arguments of every architecture, which ``config.json`` holds beside its other ``arguments``."""
+_BROKEN_PICKLE = (pickle.UnpicklingError, zipfile.BadZipFile)
 
 
 # Saving
@@ -46,246 +42,240 @@ _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch
 
 def save_pretrained(
     model: SpineModel,
-    folder: Path,
-    license_name: str | None,
-    provenance: Mapping[str, str] | None,
-    results: Mapping[str, Any] | None,
+    folder: str | Path,
+    *,
+    license: str | None = None,  # noqa: A002 - the Hub's own word
+    provenance: Mapping[str, Any] | None = None,
+    results: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the model folder of a model."""
-    config = _config_of(model, license_name, provenance)
-    existing = folder / "README.md"
-    card = render_card(
-        config,
-        results=None if results is None else dict(results),
-        existing=existing.read_text(encoding="utf-8") if existing.is_file() else None,
-    )
-    files = {"README.md": card}
-    if results is not None:
-        files["results.json"] = json_text(results)
-    write_model_folder(folder, config, model.network.state_dict(), golden_record(model), files)
+    """Write a model folder: config, weights, golden outputs, card, and the results if given.
+
+    Args:
+        model: what to save.
+        folder: written anew as a whole; what a person added to an earlier model folder is kept.
+        license: of the weights, as the Hub names it, such as ``apache-2.0``.
+        provenance: where the training data came from (``data_source``, ``patients``, ``device``, ``intended_use``).
+        results: what ``spinevision evaluate`` found.
+
+    Raises:
+        ModelFolderError: weights that are not finite, a class that is not in the table of architectures, or a folder that
+            holds something else.
+    """
+    card = Path(folder) / CARD
+    existing = card.read_text(encoding="utf-8") if card.is_file() else None
+    _write(model, Path(folder), _config_of(model, license, provenance), results, existing)
 
 
-def _config_of(model: SpineModel, license_name: str | None, provenance: Mapping[str, str] | None) -> ModelConfig:
-    dtype = next(name for name, kind in _DTYPES.items() if kind == next(model.network.parameters()).dtype)
-    return ModelConfig(
-        architecture=type(model).__name__,
-        arguments=model.arguments,
-        labels=list(model.labels),
-        preprocess=model.preprocess.config(),
-        threshold=model.operating_point().get("threshold"),
-        dtype=dtype,
-        license=license_name,
-        provenance=None if provenance is None else dict(provenance),
-    )
-
-
-def golden_record(model: SpineModel) -> dict[str, Tensor]:
-    """One fixed input and the logits the model gives it, in float32 on the processor, in eval mode."""
-    values = torch.rand((1, 3, GOLDEN_SIZE, GOLDEN_SIZE), generator=torch.Generator().manual_seed(20251117))
-    return {"input": values, "logits": _golden_logits(model, values)}
-
-
-def _golden_logits(model: SpineModel, values: Tensor) -> Tensor:
-    parameter = next(model.network.parameters())
-    with model.evaluating(), torch.inference_mode():
-        normalized = model.preprocess.normalize(values.to(model.preprocess.mean.device))
-        return model.network(normalized.to(parameter.device, parameter.dtype)).float().cpu().clone()
-
-
-def push(
+def push_to_hub(
     model: SpineModel,
     repo_id: str,
-    license_name: str | None,
-    provenance: Mapping[str, str] | None,
-    results: Mapping[str, Any] | None,
-    destination: Mapping[str, Any],
+    *,
+    private: bool | None = None,
+    branch: str | None = None,
+    tag: str | None = None,
+    create_pr: bool = False,
+    token: str | bool | None = None,
+    license: str | None = None,  # noqa: A002 - the Hub's own word
+    provenance: Mapping[str, Any] | None = None,
+    results: Mapping[str, Any] | None = None,
 ) -> HubInfo:
-    """Save into a temporary folder, load that back, compare, upload."""
-    if not license_name:
+    """Save, load back, compare and only then upload, in one commit; a person's text on the card there is kept.
+
+    Args:
+        model: what to push.
+        repo_id: ``org/name``.
+        private: None keeps the visibility of an existing repository and makes a new one private.
+        branch: created when missing.
+        tag: set on the new commit.
+        create_pr: open a pull request instead.
+        token: None uses your login.
+        license: of the weights; required.
+        provenance: as in :func:`save_pretrained`.
+        results: likewise.
+
+    Returns:
+        The repository and the new commit.
+
+    Raises:
+        ModelFolderError: no licence, or the saved folder does not load back to the same outputs.
+        OSError: the Hub refuses or cannot be reached.
+    """
+    if not license:
         raise ModelFolderError(
             'license is required to push: name the licence of these weights as the Hub does, such as license="apache-2.0"'
         )
+    config = _config_of(model, license, provenance)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        save_pretrained(model, folder, license_name, provenance, results)
-        load_pretrained(type(model), folder, hub={}, device=None, dtype=None, labels=None, verify=True)
-        return push_folder(folder, repo_id, message=f"{type(model).__name__} for {', '.join(model.labels)}", **destination)
+        _write(model, folder, config, results, read_card(repo_id, branch=branch, token=token), repo_id)
+        type(model).from_pretrained(folder)
+        return push_folder(
+            folder,
+            repo_id,
+            private=private,
+            branch=branch,
+            tag=tag,
+            create_pr=create_pr,
+            token=token,
+            message=f"{config.architecture} for {', '.join(config.labels)}",
+        )
+
+
+def _write(
+    model: SpineModel,
+    folder: Path,
+    config: ModelConfig,
+    results: Mapping[str, Any] | None,
+    existing: str | None,
+    repo_id: str | None = None,
+) -> None:
+    found = None if results is None else dict(results)
+    files = {CARD: render_card(config, results=found, existing=existing, repo_id=repo_id)}
+    if found is not None:
+        files[RESULTS] = json_text(found)
+    write_model_folder(folder, config, model.network.state_dict(), golden_record(model), files)
+
+
+def _config_of(model: SpineModel, license_name: str | None, provenance: Mapping[str, Any] | None) -> ModelConfig:
+    kind = type(model)
+    if _find(kind.__name__, "this model") is not kind:
+        raise ModelFolderError(f"{kind.__name__} is another class than the architecture of that name; give it a name of its own")
+    return ModelConfig(
+        architecture=kind.__name__,
+        arguments=model.arguments,
+        labels=model.labels.names,
+        preprocess=model.preprocess.config(),
+        threshold=model.operating_point().get("threshold"),
+        dtype=str(next(model.network.parameters()).dtype).removeprefix("torch."),
+        license=license_name,
+        provenance=None if provenance is None else dict(provenance),
+    )
 
 
 # Loading
 
 
 def load_pretrained(
-    cls: type[M],
+    kind: type[M],
     source: str | Path,
     *,
     hub: Mapping[str, Any],
     device: str | torch.device | None,
     dtype: torch.dtype | None,
-    labels: LabelSpace | None,
+    labels: LabelSpace | Sequence[str] | None,
     verify: bool,
 ) -> M:
-    """Load a model folder, local or from the Hub, strictly."""
+    """Load a model folder, local or from the Hub, strictly; ``hub`` holds the other arguments of :func:`resolve`."""
+    target, wanted = _check_target(device, dtype), None if labels is None else _label_space(labels)
     folder, info = resolve(source, **hub)
     config = read_config(folder)
-    kind = _class_of(cls, config)
-    new_head = labels is not None and list(labels) != config.labels
-    model = _build(kind, config, labels if new_head and labels is not None else LabelSpace(tuple(config.labels)))
-    expected = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.network.state_dict().items()}
-    head = frozenset(name for name in expected if new_head and name.startswith(tuple(f"{part}." for part in kind.HEAD)))
-    tensors = read_tensors(folder, expected, replace=head)
-    for name in head:
-        tensors.pop(name, None)
-    _fill(model, tensors, head)
-    if new_head:
-        logger.warning("labels %s replace %s; made anew: %s", list(model.labels), config.labels, ", ".join(sorted(head)))
-        model.set_operating_point({"threshold": 0.5 if model.labels.binary else None})
-    else:
+    saved = LabelSpace(config.labels)
+    fresh = wanted is not None and wanted.names != saved.names
+    model = _blueprint(kind, config, saved if wanted is None else wanted, f"{folder / CONFIG}")
+    shapes = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in model.network.state_dict().items()}
+    head = frozenset(name for name in shapes if fresh and name.startswith(tuple(f"{part}." for part in model.HEAD)))
+    tensors = read_tensors(folder, shapes, replace=head)
+    stored = getattr(torch, config.dtype)
+    other = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.dtype != stored]
+    if other:
+        raise ModelFolderError(
+            f"{folder / CONFIG} says {config.dtype}, but the weights hold {tensors[other[0]].dtype} in {listed(other)}"
+        )
+    if fresh:
+        # Made for real, now that the file is known to hold what the config asks for, so that the architecture's own rule applies.
+        new = type(model)(model.labels, preprocess=model.preprocess, **config.arguments)
+        tensors |= {name: tensor for name, tensor in new.network.state_dict().items() if name in head}
+        logger.warning("labels %s replace %s; made anew: %s", [*model.labels], [*saved], ", ".join(sorted(head)))
+    _fill(model, tensors, stored)
+    if not fresh:
         model.set_operating_point({"threshold": config.threshold})
-        if verify:
-            compare_golden(model, read_golden(folder), str(source))
+    if verify and not fresh:
+        compare_golden(model, read_golden(folder), str(source))
     model.hub_info = info
-    model.to(device=torch.device(device) if device is not None else None, dtype=dtype)
-    logger.info("loaded %d tensors of %s from %s%s", len(tensors), kind.__name__, source, f" at {info.commit}" if info else "")
+    if target is not None or dtype is not None:
+        model.to(device=target, dtype=dtype)
+    origin = f"{source} at {info.commit}" if info else source
+    logger.info("loaded %d tensors of %s from %s", len(tensors) - len(head), config.architecture, origin)
     return model.eval()
 
 
-def load_checkpoint(cls: type[M], path: str | Path) -> M:
+def load_checkpoint(kind: type[M], path: str | Path) -> M:
     """Load a Lightning checkpoint of this package; only plain data and tensors are read."""
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        record, hyper = checkpoint["spinevision"], dict(checkpoint["hyper_parameters"])
+        record, arguments = checkpoint["spinevision"], dict(checkpoint["hyper_parameters"])
         config = ModelConfig(
             architecture=record["architecture"],
-            labels=hyper.pop("labels"),
-            preprocess=hyper.pop("preprocess"),
-            arguments=hyper,
+            labels=tuple(arguments.pop("labels")),
+            preprocess=arguments.pop("preprocess"),
+            arguments=arguments,
             threshold=record["operating_point"].get("threshold"),
-            dtype="float32",
-            license=None,
-            provenance=None,
         )
-    except (OSError, KeyError, TypeError, RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
-        raise ModelFolderError(
-            f"{path} is not a checkpoint of spinevision that can be read ({type(error).__name__}: {error})"
-        ) from error
-    model = _build(_class_of(cls, config), config, LabelSpace(tuple(config.labels)))
-    prefix = "network."
-    tensors = {name.removeprefix(prefix): tensor for name, tensor in checkpoint["state_dict"].items() if name.startswith(prefix)}
-    missing, unexpected = set(model.network.state_dict()) - set(tensors), set(tensors) - set(model.network.state_dict())
-    if missing or unexpected:
-        raise ModelFolderError(
-            f"{path} does not fit {config.architecture}: missing {sorted(missing)[:3]}, unknown {sorted(unexpected)[:3]}"
-        )
-    _fill(model, tensors, frozenset())
+        settings = TrainingSettings(**record["settings"])
+        tensors = {name.removeprefix("network."): tensor for name, tensor in checkpoint["state_dict"].items()}
+    except (OSError, KeyError, TypeError, AttributeError, ValueError, RuntimeError, EOFError, *_BROKEN_PICKLE) as error:
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelFolderError(f"{path} is not a checkpoint of spinevision that can be read ({reason})") from error
+    model = _blueprint(kind, config, LabelSpace(config.labels), f"{path}")
+    expected = model.network.state_dict()
+    wrong = [name for name in expected if name not in tensors or tensors[name].shape != expected[name].shape]
+    if unfit := wrong + [name for name in tensors if name not in expected]:
+        raise ModelFolderError(f"the weights of {path} do not fit {config.architecture}: {listed(unfit)}; train it anew")
+    _fill(model, tensors, next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
     model.set_operating_point(record["operating_point"])
+    model.settings = settings
     return model.eval()
 
 
-def _class_of(cls: type[M], config: ModelConfig) -> type[M]:
+def _find(name: str, where: str) -> type[SpineModel]:
     try:
-        found = find_architecture(config.architecture)
+        return find_architecture(name)
     except ValueError as error:
-        raise ModelFolderError(f"config.json: {error}") from error
-    if not issubclass(found, cls):
-        raise ModelFolderError(
-            f"the folder holds a {config.architecture}, which is no {cls.__name__}; load it with {config.architecture}.from_pretrained or SpineModel.from_pretrained"
-        )
-    return found
+        raise ModelFolderError(f"{where}: {error}") from error
 
 
-def _build(kind: type[M], config: ModelConfig, labels: LabelSpace) -> M:
-    """The model on the "meta" device: shapes without memory, so that an absurd config can be refused before anything is allocated."""
-    check_arguments(kind, config.arguments)
+def _label_space(labels: LabelSpace | Sequence[str]) -> LabelSpace:
     try:
-        preprocess = Preprocess(**_known_keys(Preprocess, config.preprocess, "preprocess"))
+        return LabelSpace.of(labels)
+    except ValueError as error:
+        raise ModelFolderError(str(error)) from error
+
+
+def _check_target(device: str | torch.device | None, dtype: torch.dtype | None) -> torch.device | None:
+    if dtype is not None and dtype not in TOLERANCE:
+        raise ModelFolderError(f"dtype must be one of {', '.join(map(str, TOLERANCE))} or None, found {dtype!r}")
+    if device is None:
+        return None
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, TypeError, AssertionError, NotImplementedError) as error:
+        raise ModelFolderError(f"device {device!r} cannot be used here ({str(error).splitlines()[0]}); cpu always can") from error
+
+
+def _blueprint(kind: type[M], config: ModelConfig, labels: LabelSpace, where: str) -> M:
+    """The model on the "meta" device: shapes without memory, so that an absurd config is refused before anything is allocated."""
+    found = _find(config.architecture, where)
+    if not issubclass(found, kind):
+        raise ModelFolderError(
+            f"{where} describes the architecture {config.architecture}, which is no {kind.__name__}; "
+            f"load it with {config.architecture} or SpineModel in its place"
+        )
+    check_arguments(found, config.arguments, f"{where}: arguments", skip=COMMON)
+    check_arguments(Preprocess, config.preprocess, f"{where}: preprocess")
+    try:
+        preprocess = Preprocess(**config.preprocess)
         with torch.device("meta"):
-            return kind(labels, preprocess=preprocess, **config.arguments)
-    except ModelFolderError:
-        raise
+            return found(labels, preprocess=preprocess, **config.arguments)
     except (ValueError, TypeError, RuntimeError, OverflowError, MemoryError) as error:
-        raise ModelFolderError(f"config.json does not describe a {kind.__name__} that can be built: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        raise ModelFolderError(f"{where} describes no {config.architecture} that can be built: {reason}") from error
 
 
-def _fill(model: SpineModel, tensors: Mapping[str, Tensor], fresh: frozenset[str]) -> None:
-    """Give a model on "meta" its tensors; the parts named in ``fresh`` are initialised as a new model's are."""
-    if fresh:
-        for part in type(model).HEAD:
-            module = model.network.get_submodule(part)
-            module.to_empty(device="cpu")
-            for layer in module.modules():
-                if hasattr(layer, "reset_parameters"):
-                    layer.reset_parameters()
-    model.network.load_state_dict(dict(tensors), strict=not fresh, assign=True)
-    left = [name for name, tensor in [*model.network.named_parameters(), *model.network.named_buffers()] if tensor.is_meta]
+def _fill(model: SpineModel, tensors: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Give a model on "meta" its tensors, on the processor and in one precision."""
+    model.network.load_state_dict(tensors, assign=True)
+    left = [name for name, tensor in model.network.named_buffers() if tensor.is_meta]
     if left:
-        raise ModelFolderError(f"no values for {', '.join(left[:3])} of {type(model).__name__}")
-    model.network.requires_grad_(True)
-    model.to("cpu")  # the rest never was on "meta"; this tells Lightning so
-
-
-def check_arguments(kind: type, arguments: Mapping[str, Any]) -> None:
-    """Refuse constructor arguments from outside that are unknown, missing or of another type.
-
-    Raises:
-        ModelFolderError: one sentence, with the nearest name for an unknown one.
-    """
-    _known_keys(kind, arguments, "arguments")
-    parameters = inspect.signature(kind).parameters
-    missing = sorted(set(parameters) - set(arguments) - {"labels", "preprocess"})
-    if missing:
-        raise ModelFolderError(
-            f"config.json: arguments lacks {', '.join(missing)}; every argument of {kind.__name__} is written in full"
-        )
-    hints = typing.get_type_hints(kind.__init__)  # type: ignore[misc]
-    for name, value in arguments.items():
-        if not _fits(value, hints[name]):
-            raise ModelFolderError(
-                f"config.json: {name} of {kind.__name__} must be {parameters[name].annotation}, found {value!r}"[:400]
-            )
-
-
-def _known_keys(kind: type, given: Mapping[str, Any], where: str) -> Mapping[str, Any]:
-    known = [name for name in inspect.signature(kind).parameters if where != "arguments" or name not in {"labels", "preprocess"}]
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}"
-            raise ModelFolderError(f"config.json: {where} has the unknown key {name!r}; {hint}")
-    return given
-
-
-def _fits(value: Any, hint: Any) -> bool:
-    """Whether plain data fits a constructor's type hint."""
-    origin = get_origin(hint)
-    if origin is Literal:
-        return value in get_args(hint)
-    if origin in (typing.Union, types.UnionType):
-        return any(_fits(value, option) for option in get_args(hint))
-    if hint is float:
-        return isinstance(value, (int, float)) and not isinstance(value, bool)
-    if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
-    if origin in (list, tuple, Sequence):
-        return isinstance(value, (list, tuple)) and all(_fits(item, get_args(hint)[0]) for item in value)
-    return value is None if hint is type(None) else isinstance(value, hint)
-
-
-def compare_golden(model: SpineModel, golden: Mapping[str, Tensor], source: str) -> None:
-    """Refuse a model whose outputs are not those stored when it was saved.
-
-    Raises:
-        ModelFolderError: they differ by more than the precision of the weights allows.
-    """
-    logits = _golden_logits(model, golden["input"])
-    tolerance = TOLERANCE[next(model.network.parameters()).dtype]
-    if logits.shape != golden["logits"].shape:
-        raise ModelFolderError(
-            f"{source} answers its golden input with shape {tuple(logits.shape)}, stored is {tuple(golden['logits'].shape)}"
-        )
-    difference = float((logits - golden["logits"]).abs().max() / golden["logits"].abs().max().clamp_min(1e-6))
-    if not difference <= tolerance:
-        raise ModelFolderError(
-            f"{source} does not give the outputs stored with it: they differ by {difference:.1e} of the largest logit, at most {tolerance:.0e} is allowed; "
-            "the weights or the config were changed, download the model again"
-        )
+        raise TypeError(f'{type(model).__name__} must make its constant buffers ({listed(left)}) with an explicit device="cpu"')
+    model.network.to(memory_format=torch.channels_last)
+    model.to(device="cpu", dtype=dtype)  # all but a new head is there already; this tells Lightning so

@@ -81,7 +81,6 @@ class R2UNet(SpineSegmenter):
     """
 
     SMALL: ClassVar = {"width": 4}
-    NETWORK: ClassVar[type[R2UNetNetwork | AR2UNetNetwork]] = R2UNetNetwork
 
     def __init__(
         self,
@@ -94,11 +93,33 @@ class R2UNet(SpineSegmenter):
     ) -> None:
         labels = LabelSpace.of(labels)
         arguments = {"width": width, "recurrence": recurrence, "recurrent_kernel": recurrent_kernel}
-        network = self.NETWORK(out_channels=labels.channels, width=width, recurrence=recurrence, recurrent_kernel=recurrent_kernel)
+        network = R2UNetNetwork(3, labels.channels, width, recurrence, recurrent_kernel)
         super().__init__(labels, network, preprocess, arguments)
 
 
-class AR2UNet(R2UNet):
-    """R2U-Net with attention gates, 39,442,925 parameters by default; arguments as in :class:`R2UNet`."""
+class AR2UNet(SpineSegmenter):
+    """R2U-Net with attention gates, 39,442,925 parameters by default.
 
-    NETWORK: ClassVar[type[R2UNetNetwork | AR2UNetNetwork]] = AR2UNetNetwork
+    Args:
+        labels: class names; one is binary, more are multiclass with the background first.
+        width: channels at full resolution, 1 to 1024.
+        recurrence: recurrent steps after the first convolution, 0 to 8.
+        recurrent_kernel: ``shared`` (public code) or ``separate`` (paper).
+        preprocess: how frames are prepared; None takes 256x256.
+    """
+
+    SMALL: ClassVar = {"width": 4}
+
+    def __init__(
+        self,
+        labels: LabelSpace | Sequence[str],
+        *,
+        width: int = 64,
+        recurrence: int = 2,
+        recurrent_kernel: RecurrentKernel = "shared",
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        labels = LabelSpace.of(labels)
+        arguments = {"width": width, "recurrence": recurrence, "recurrent_kernel": recurrent_kernel}
+        network = AR2UNetNetwork(3, labels.channels, width, recurrence, recurrent_kernel)
+        super().__init__(labels, network, preprocess, arguments)

@@ -33,7 +33,11 @@ class SpineSegmenter(SpineModel):
     MONITOR: ClassVar[tuple[str, str]] = ("val/dice", "max")
 
     def __init__(
-        self, labels: LabelSpace | Sequence[str], network: nn.Module, preprocess: Preprocess | None, arguments: Mapping[str, Any]
+        self,
+        labels: LabelSpace | Sequence[str],
+        network: nn.Module,
+        preprocess: Preprocess | Mapping[str, Any] | None,
+        arguments: Mapping[str, Any],
     ) -> None:
         super().__init__(labels, network, preprocess, arguments)
         self.threshold: float | None = 0.5 if self.labels.binary else None
@@ -43,17 +47,14 @@ class SpineSegmenter(SpineModel):
         """Frames with masks."""
         return InputSpec(self.labels, self.preprocess)
 
-    # Training
+    # Training. Loss and scores stay outside the module tree, so that the state dict holds the network alone.
 
     def setup(self, stage: str) -> None:
-        """Take the settings and the device as they are now."""
-        for name in ("loss", "_scores"):
-            self.__dict__.pop(name, None)
+        """Start with empty scores, on the device of now."""
+        self.__dict__.pop("_scores", None)
         super().setup(stage)
 
-    # Losses and metrics stay outside the module tree (a cached property is no submodule): the state dict holds the network alone.
-
-    @cached_property
+    @property
     def loss(self) -> nn.Module:
         """The loss that the settings name."""
         return build_loss(self.settings.loss, self.labels, class_weights=self.settings.class_weights).to(self.device)
@@ -64,24 +65,22 @@ class SpineSegmenter(SpineModel):
 
     def training_loss(self, batch: FrameBatch) -> Tensor:
         """The loss of the logits, and of the extra training outputs of networks that have some, by their weights."""
-        masks = batch.masks.long()
+        masks, loss = batch.masks.long(), self.loss
         if not hasattr(self.network, "supervise"):
-            return self.loss(self.network(batch.frames), masks)
-        outputs = self.network.supervise(batch.frames)
-        return torch.stack(
-            [weight * self.loss(logits, masks) for logits, weight in zip(outputs.logits, outputs.weights, strict=True)]
-        ).sum()
+            return loss(self(batch.frames), masks)
+        outputs = self.call_network(batch.frames, "supervise")
+        return torch.stack([weight * loss(logits, masks) for logits, weight in zip(*outputs, strict=True)]).sum()
 
     def update_scores(self, batch: FrameBatch) -> Tensor:
-        """Score a batch at the network's size, a binary mask at 0.5."""
-        logits = self.network(batch.frames).float()
-        self._scores.update(logits, decide(logits, 0.5), batch.masks)
+        """Score a batch at the network's size; binary masks at 0.5 in a fit, where the threshold is still to be chosen."""
+        logits = self(batch.frames)
+        self._scores.update(logits, decide(logits, 0.5 if self.fitting else self.threshold), batch.masks)
         return self.loss(logits, batch.masks.long())
 
-    def finish_scores(self, stage: str) -> dict[str, float]:
-        """Mean Dice and IoU over the classes that occur; on validation data also choose the threshold of a binary model."""
+    def finish_scores(self) -> dict[str, float]:
+        """Mean Dice and IoU over the classes that occur; in a fit also choose the threshold of a binary model."""
         results, best = self._scores.results(), float(self._scores.compute()["best_threshold"][0])
-        if stage == "val" and self.labels.binary and not math.isnan(best):
+        if self.fitting and self.labels.binary and not math.isnan(best):
             self.threshold = best
         self._scores.reset()
         names = {"dice": "dice_per_image", "iou": "iou_per_image", "dice_pooled": "dice_pooled"}
@@ -98,7 +97,7 @@ class SpineSegmenter(SpineModel):
     # Use
 
     @overload
-    def predict(self, frames: ImageSource) -> MaskPrediction: ...
+    def predict(self, frames: ImageSource) -> MaskPrediction: ...  # type: ignore[overload-overlap]  # a text is a sequence of texts
     @overload
     def predict(self, frames: Sequence[ImageSource]) -> list[MaskPrediction]: ...
     def predict(self, frames: ImageSource | Sequence[ImageSource]) -> MaskPrediction | list[MaskPrediction]:
@@ -125,8 +124,8 @@ class SpineSegmenter(SpineModel):
     def frame_logits(self, frame: np.ndarray) -> Tensor:
         """Logits (1, C, H, W) of a frame, uint8 (H, W, 3), at its own size: resize, normalise, network, and the way back."""
         tensor, placement = self.preprocess.resize(frame)
-        logits = self.network(self.preprocess.normalize(tensor[None].to(self.device)))
-        return self.preprocess.restore(logits[0].float(), placement)[None]
+        logits = self(self.preprocess.normalize(tensor[None].to(self.device)))
+        return self.preprocess.restore(logits[0], placement)[None]
 
 
 def probability(logits: Tensor) -> Tensor:

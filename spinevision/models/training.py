@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from spinevision.losses import LossName
 
@@ -31,10 +34,12 @@ class TrainingSettings:
         learning_rate: the peak, after the warm-up.
         weight_decay: not applied to normalisation layers and biases.
         schedule: what follows the warm-up: half a cosine to 0, (1 - t)^0.9, or constant.
-        warmup_fraction: share of all steps in which the rate rises linearly from 0.
-        freeze: parts of the network, by name, that do not learn; their BatchNorm statistics stay too.
-        ema_decay: per-step decay of an exponential moving average of the weights, which is then validated and saved; None for none.
-        compile: compile the network in place before training.
+        warmup_fraction: share of all steps in which the rate rises linearly; step k of n such steps has k/n of the peak.
+        freeze: parts of the network, by name (such as ``encoder`` or ``encoder.0``), that do not learn; their BatchNorm statistics
+            stay too.
+        ema_decay: per-step decay of an exponential moving average of weights and BatchNorm statistics, which is what is then
+            validated and saved; None for none.
+        compile: compile the network for training and validation; needs a C++ compiler, on a GPU Triton.
 
     Raises:
         ValueError: a value out of range.
@@ -64,7 +69,9 @@ class TrainingSettings:
                 f"learning_rate must be above 0 and weight_decay not below 0, found {self.learning_rate} and {self.weight_decay}"
             )
         if not 0 <= self.warmup_fraction < 1:
-            raise ValueError(f"warmup_fraction must lie in 0-1, below 1, found {self.warmup_fraction}")
+            raise ValueError(f"warmup_fraction must be at least 0 and below 1, found {self.warmup_fraction}")
+        if isinstance(self.freeze, str):
+            raise ValueError(f"freeze must be a list of parts, found the text {self.freeze!r}; write [{self.freeze}]")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, found {self.ema_decay}")
 
@@ -85,9 +92,18 @@ def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim
     return kind(groups, lr=settings.learning_rate)
 
 
-def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, total_steps: int) -> LambdaLR:
-    """The learning rate of every optimiser step; ``total_steps`` steps in all."""
-    warmup = math.ceil(settings.warmup_fraction * total_steps)
+def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, total_steps: float) -> LambdaLR:
+    """The learning rate of every optimiser step, ``total_steps`` in all.
+
+    Raises:
+        ValueError: training without an end, of which a warm-up or a falling rate can be no share.
+    """
+    if not math.isfinite(total_steps) and (settings.schedule != "constant" or settings.warmup_fraction > 0):
+        raise ValueError(
+            "the learning rate cannot be planned for a training without an end; give the Trainer max_epochs or max_steps, "
+            'or choose schedule="constant" with warmup_fraction=0'
+        )
+    warmup = math.ceil(settings.warmup_fraction * total_steps) if settings.warmup_fraction else 0
 
     def factor(step: int) -> float:
         if step < warmup:
@@ -98,6 +114,22 @@ def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings,
         return (1 - progress) ** 0.9 if settings.schedule == "poly" else 1.0
 
     return LambdaLR(optimizer, factor)
+
+
+def average_weights(decay: float) -> WeightAveraging:
+    """Keep an exponential moving average of weights and statistics: a <- a + (1 - decay) (w - a) after every optimiser step.
+
+    In this form an average of equal values is that value to the last bit, so what is frozen stays as it is; Lightning's own
+    ``EMAWeightAveraging`` computes decay a + (1 - decay) w.
+    """
+    return WeightAveraging(multi_avg_fn=get_ema_multi_avg_fn(decay))
+
+
+def is_default_checkpoint(callback: Callback) -> bool:
+    """Whether this is the checkpoint rule that a Trainer has when nobody gave it one."""
+    plain = ModelCheckpoint()
+    names = ("state_key", "dirpath", "filename", "save_top_k", "save_last", "save_weights_only")
+    return type(callback) is ModelCheckpoint and all(getattr(callback, name) == getattr(plain, name) for name in names)
 
 
 def frozen_modules(network: nn.Module, parts: Sequence[str]) -> list[nn.Module]:

@@ -51,9 +51,10 @@ def test_any_size_and_type(size):
 
 
 def test_size_changes_pixels_not_the_scene():
-    small, large = film(2, 3, size=(96, 96))[1], film(2, 3, size=(192, 192))[1]
-    for name in (NERVE, BLOOD):
-        assert iou(small == name, large[:, 1::2, 1::2] == name) > 0.9
+    for seed in range(3):
+        small, large = (film(seed, 3, size=(side, side), empty_fraction=0)[1] for side in (96, 192))
+        large = large[:, 1::2, 1::2]  # half a small pixel off, so borders differ
+        assert iou(small == NERVE, large == NERVE) > 0.9 and (small != large).mean() < 0.05
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -76,22 +77,18 @@ def test_every_class_occurs():
     assert present == set(PHANTOM_CLASSES)
 
 
-@pytest.mark.parametrize("seed", range(4))
-def test_mask_lies_exactly_on_what_is_seen(seed):
-    """Blood is the reddest thing there is: the contrast of red to green across its border is largest where the mask is."""
-    frames, masks = film(seed, 24, size=(128, 128))
-    picture = frames.astype(float) + 8
-    redness = picture[..., 0] / picture[..., 1]
-    blood = masks == BLOOD
-    inside = field_of_view(PhantomPatient(seed), (128, 128), 0.9)
+def test_mask_lies_exactly_on_what_is_seen():
+    """Blood is the reddest thing in sight: red over green agrees with its mask best where the mask is, not a pixel beside."""
+    frames, masks = (np.concatenate(part) for part in zip(*(film(seed, 8, size=(128, 128)) for seed in range(10)), strict=True))
+    redness = ((frames[..., 0] + 8.0) / (frames[..., 1] + 8.0)).clip(0, 4)
 
-    def contrast(down, right):
-        moved = np.roll(blood, (down, right), (1, 2))
-        return redness[moved & inside].mean() - redness[~moved & inside].mean()
+    def agreement(down, right):
+        moved = np.roll(masks == BLOOD, (down, right), axis=(1, 2))
+        return np.corrcoef(moved.ravel(), redness.ravel())[0, 1]
 
-    shifts = [(down, right) for down in range(-3, 4) for right in range(-3, 4)]
-    best = max(shifts, key=lambda shift: contrast(*shift))
-    assert max(map(abs, best)) <= 1 and contrast(0, 0) > 1
+    here = agreement(0, 0)
+    assert here > 0.7
+    assert all(here > agreement(*shift) for shift in [(0, 1), (0, -1), (1, 0), (-1, 0)])
 
 
 def test_highlights_and_noise_leave_the_mask_alone(monkeypatch):

@@ -1,0 +1,30 @@
+# Each command makes its own virtual environment and needs nothing but Python 3.11 or later.
+PYTHON ?= python3
+VENV ?= .venv
+
+.PHONY: demo test quick clean
+
+demo: $(VENV)/demo.stamp
+	$(VENV)/bin/spinevision demo
+
+test: $(VENV)/test.stamp
+	$(VENV)/bin/ruff check
+	$(VENV)/bin/ruff format --check
+	$(VENV)/bin/mypy
+	$(VENV)/bin/python -m pytest -n 2
+
+quick: $(VENV)/test.stamp
+	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+$(VENV)/demo.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/test.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/pip install --constraint constraints.txt --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf .venv build dist

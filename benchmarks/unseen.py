@@ -1,0 +1,93 @@
+"""Train a recipe on a dataset folder and write what it reaches on unseen patients or sequences as a table.
+
+    python benchmarks/unseen.py NAME --recipe benchmarks/recipes/polyp.yaml --data FOLDER [more options of `spinevision fit`]
+
+Leaves the run under ``runs/NAME`` and writes ``benchmarks/results/NAME.md`` and ``NAME.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+
+import lightning
+import torch
+
+from spinevision import __version__
+from spinevision.cli import main as spinevision
+
+HERE = Path(__file__).parent
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name")
+    parser.add_argument("--recipe", required=True)
+    parser.add_argument("--data", required=True)
+    chosen, more = parser.parse_known_args()
+    run = Path("runs") / chosen.name
+    start, processor_start = time.perf_counter(), os.times()
+    status = spinevision(["fit", "--config", chosen.recipe, "--data.root", chosen.data, "--output", str(run), *more])
+    if status:
+        return status
+    minutes = (time.perf_counter() - start) / 60
+    used = os.times()
+    processor_minutes = sum(used[:4]) / 60 - sum(processor_start[:4]) / 60
+    results = json.loads((run / "results.json").read_text())
+    recipe = Path(chosen.recipe)
+    shown = recipe.resolve().relative_to(HERE.parent.resolve()) if recipe.exists() else recipe
+    results["benchmark"] = {
+        "command": " ".join(["python benchmarks/unseen.py", chosen.name, "--recipe", str(shown), "--data FOLDER", *more]),
+        "minutes": round(minutes, 1),
+        "processor_minutes": round(processor_minutes, 1),
+        "cores": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "spinevision": __version__,
+    }
+    results["data"]["source"], results["model"]["source"] = Path(chosen.data).name, chosen.name
+    (HERE / "results").mkdir(exist_ok=True)
+    (HERE / "results" / f"{chosen.name}.json").write_text(json.dumps(results, indent=2) + "\n")
+    (HERE / "results" / f"{chosen.name}.md").write_text(table(chosen.name, results))
+    print((HERE / "results" / f"{chosen.name}.md").read_text())
+    return 0
+
+
+def table(name: str, results: dict) -> str:
+    """The results as a Markdown page."""
+    about, unit = results["benchmark"], results["unit"]
+    rows = [f"| class | frames with it | Dice per image | 95 % interval over {unit}s | IoU per image | Dice pooled | AUROC | AUPRC |", "| --- " * 8 + "|"]
+    for label, entry in results["classes"].items():
+        interval = entry.get("dice_per_image_interval") or {"low": None, "note": "absent"}
+        span = interval["note"] if interval["low"] is None else f"{interval['low']:.3f} to {interval['high']:.3f}"
+        scores = [entry[key] for key in ("iou_per_image", "dice_pooled", "auroc", "auprc")]
+        cells = ["absent" if value is None else f"{value:.3f}" for value in (entry["dice_per_image"], *scores)]
+        rows.append(f"| {label} | {entry['frames_with_class']} | {cells[0]} | {span} | {' | '.join(cells[1:])} |")
+    architecture = f"{results['model']['architecture']} {results['model']['arguments']}"
+    return "\n".join(
+        [
+            f"# {name}",
+            "",
+            f"`{about['command']}`",
+            "",
+            f"{architecture}, threshold {results['model']['threshold']}; {results['frames']} test frames of {results['groups']} {unit}s; "
+            f"{results['empty_policy']}.",
+            "",
+            *rows,
+            "",
+            f"{about['minutes']} minutes ({about['processor_minutes']} processor minutes) for training and evaluation on {about['cores']} "
+            f"{about['machine']} cores, Python {about['python']}, torch {about['torch']}, lightning {about['lightning']}.",
+            "",
+        ]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""The golden tensors: one fixed frame and the logits a model gives it, stored at saving and compared at loading."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from spinevision.hub.config import ModelFolderError
+from spinevision.preprocess import Preprocess
+
+if TYPE_CHECKING:
+    from spinevision.models.base import SpineModel
+
+SIZE = 64
+"""Height and width of the fixed frame (pixels)."""
+TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 5e-2}
+"""Largest difference from the stored logits, relative to the largest of them, by the precision of the weights."""
+
+
+def golden_record(model: SpineModel) -> dict[str, Tensor]:
+    """``input``, float32 (1, 3, 64, 64) of noise from 0 to 1, and ``logits``, what the model makes of it, float32."""
+    values = torch.rand((1, 3, SIZE, SIZE), generator=torch.Generator("cpu").manual_seed(20251117), device="cpu")
+    return {"input": values, "logits": _logits(model, values)}
+
+
+def compare_golden(model: SpineModel, golden: Mapping[str, Tensor], source: str) -> None:
+    """Refuse a model whose outputs are not those stored when it was saved.
+
+    Raises:
+        ModelFolderError: they differ by more than the precision of the weights allows.
+    """
+    values, stored = golden["input"], golden["logits"].float()
+    if values.shape != (1, 3, SIZE, SIZE):
+        raise ModelFolderError(f"the golden input of {source} has shape {list(values.shape)}, expected {[1, 3, SIZE, SIZE]}")
+    logits = _logits(model, values.float())
+    if logits.shape != stored.shape:
+        raise ModelFolderError(f"{source} answers its golden input with shape {list(logits.shape)}, stored is {list(stored.shape)}")
+    difference = float((logits - stored).abs().max() / stored.abs().max().clamp_min(1e-6))
+    tolerance = TOLERANCE[next(model.network.parameters()).dtype]
+    if not difference <= tolerance:
+        raise ModelFolderError(
+            f"{source} does not give the outputs stored with it: they differ by {difference:.1e} of the largest logit, "
+            f"at most {tolerance:.0e} is allowed; the weights or the config were changed, get the model again"
+        )
+
+
+def _logits(model: SpineModel, values: Tensor) -> Tensor:
+    """In eval mode, on the processor, in the precision of the weights, whatever the model is doing at the time."""
+    network = copy.deepcopy(model.network).cpu().eval()
+    preprocess = Preprocess(**model.preprocess.config())
+    with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+        logits: Tensor = network(preprocess.normalize(values).to(next(network.parameters()).dtype))
+    return logits.float().clone()
