@@ -27,8 +27,9 @@ def render_card(
 
     Args:
         config: labels, preprocessing, licence and provenance.
-        results: what was measured; ``results["classes"]`` maps a class name to its metrics, each a number, None where it is not
-            defined, or ``{"value", "low", "high"}``; single numbers and texts beside it are listed. None when nothing was measured.
+        results: what was measured; ``results["classes"]`` maps a class name to its metrics, each a number or None where it is not
+            defined, its interval (``low``, ``high``) beside it under its name and ``_interval``; single numbers and texts beside
+            the classes are listed. None when nothing was measured.
         text: Markdown for a new card: data, intended use, limits.
         existing: a card that exists: its text and metadata are kept but for our blocks and keys, and a block that it has lost is
             added at its end.
@@ -145,10 +146,23 @@ def _results(results: dict[str, Any] | None) -> str:
     single = {key: value for key, value in (results or {}).items() if isinstance(value, (str, int, float))}
     parts = [_list(single)] if single else []
     if isinstance(classes, dict) and classes and all(isinstance(metrics, dict) for metrics in classes.values()):
-        columns = list(dict.fromkeys(name for metrics in classes.values() for name in metrics))
-        rows = [[_cell(name), *(_number(metrics.get(column)) for column in columns)] for name, metrics in classes.items()]
-        parts.append(_table(["Class", *map(_cell, columns)], rows))
+        rows = {name: _with_intervals(metrics) for name, metrics in classes.items()}
+        columns = list(dict.fromkeys(column for metrics in rows.values() for column in metrics))
+        cells = [[_cell(name), *(_number(metrics.get(column)) for column in columns)] for name, metrics in rows.items()]
+        parts.append(_table(["Class", *map(_cell, columns)], cells))
     return "\n\n".join(parts) or "No results have been measured for these weights."
+
+
+def _with_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Each metric with the interval that stands beside it under its name and ``_interval``; remarks are left out."""
+    folded = {}
+    for name, value in metrics.items():
+        interval = metrics.get(f"{name}_interval")
+        if isinstance(interval, dict):
+            folded[name] = {"value": value, "low": interval.get("low"), "high": interval.get("high")}
+        elif not name.endswith("_interval") and not isinstance(value, str):
+            folded[name] = value
+    return folded
 
 
 def _number(value: Any) -> str:

@@ -12,8 +12,8 @@ RESULTS = {
     "patients": 12,
     "split": "test",
     "classes": {
-        "nerve": {"dice": {"value": 0.8125, "low": 0.75, "high": 0.875}, "iou": 0.6875, "frames": 30},
-        "disc": {"dice": None, "iou": float("nan"), "hd95": "12 px"},
+        "nerve": {"dice": 0.8125, "dice_interval": {"low": 0.75, "high": 0.875, "note": None}, "iou": 0.6875, "frames": 30},
+        "disc": {"dice": None, "iou": float("nan"), "note": "absent"},
     },
 }
 
@@ -51,9 +51,9 @@ def test_results_become_a_table_of_what_was_measured(config):
     card = render_card(config, results=RESULTS)
     rows = [line for line in card.splitlines() if line.startswith(("| Class |", "| nerve", "| disc"))]
     assert rows == [
-        "| Class | dice | iou | frames | hd95 |",
-        "| nerve | 0.812 (0.750 to 0.875) | 0.688 | 30 | not defined |",
-        "| disc | not defined | not defined | not defined | 12 px |",
+        "| Class | dice | iou | frames |",
+        "| nerve | 0.812 (0.750 to 0.875) | 0.688 | 30 |",
+        "| disc | not defined | not defined | not defined |",
     ]
     assert "- patients: 12\n- split: test\n" in card
 
