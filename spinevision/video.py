@@ -124,13 +124,15 @@ class VideoReader:
     def _read(self) -> Iterator[VideoFrame]:
         """Number and time the decoded frames."""
         index, time_s, start_s = 0, 0.0, 0.0
+        tick = self._stream.time_base or Fraction(0)
         timed = self._container.format.name != "avi"  # AVI holds no times; what FFmpeg makes up for it is out of order
         try:
             for decoded in self._decode():
+                own_s = None if decoded.pts is None else float(decoded.pts * tick)
                 if index == 0:
-                    start_s = decoded.time or 0.0
-                elif timed and decoded.time is not None and decoded.time - start_s > time_s + _TIE_S:
-                    time_s = decoded.time - start_s
+                    start_s = own_s or 0.0
+                elif timed and own_s is not None and own_s - start_s > time_s + _TIE_S:
+                    time_s = own_s - start_s
                 else:
                     time_s += 1 / self._rate
                 yield VideoFrame(index, time_s, _image(decoded))

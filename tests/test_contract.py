@@ -72,7 +72,7 @@ def test_any_size_in_and_the_same_size_out(name: str, labels: list[str]) -> None
 @every_architecture
 def test_training_on_a_single_pixel_is_refused_in_one_sentence(name: str) -> None:
     model = make(name).train()
-    with pytest.raises(ValueError, match="cannot train on one frame of 8x8 pixels.*use at least 2 frames") as refusal:
+    with pytest.raises(ValueError, match=r"cannot train on one frame of 8x8 pixels.*use at least 2 frames") as refusal:
         model.training_loss(batch(BINARY, 1, 8, 8))
     assert "\n" not in str(refusal.value)
     assert model.training_loss(batch(BINARY, 2, 8, 8)).isfinite()
@@ -192,7 +192,7 @@ def test_constructor_arguments_are_plain_data_in_full(name: str) -> None:
     kind = find_architecture(name)
     parameters = inspect.signature(kind).parameters
     assert all(parameter.kind is not parameter.VAR_KEYWORD for parameter in parameters.values())
-    assert list(parameters)[0] == "labels"
+    assert next(iter(parameters)) == "labels"
     model = make(name)
     check_arguments(kind, model.arguments, name, skip={"labels", "preprocess"})
     assert set(model.hparams) == set(parameters)

@@ -25,6 +25,7 @@ NEAR_DUPLICATE_RMS = 4.0
 
 _THUMBNAIL = 16
 _SHOWN = 8
+_BLOCK = 2048
 
 
 @dataclass(slots=True)
@@ -177,10 +178,10 @@ def _nearest(vectors: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.nd
     middle = others.mean(axis=0)  # small numbers keep float32 exact enough
     vectors, others = vectors - middle, others - middle
     best, index = np.full(len(vectors), np.inf, np.float32), np.zeros(len(vectors), np.int64)
-    for start in range(0, len(vectors), 1024):
-        rows = slice(start, start + 1024)
-        for first in range(0, len(others), 8192):
-            block = others[first : first + 8192]
+    for start in range(0, len(vectors), _BLOCK):
+        rows = slice(start, start + _BLOCK)
+        for first in range(0, len(others), _BLOCK):
+            block = others[first : first + _BLOCK]
             squares = (vectors[rows] ** 2).sum(axis=1)[:, None] + (block**2).sum(axis=1) - 2 * vectors[rows] @ block.T
             winner = squares.argmin(axis=1)
             least = squares[np.arange(len(winner)), winner]

@@ -33,7 +33,8 @@ def check_arguments(build: Callable[..., Any], given: Mapping[str, Any], where: 
         raise ModelFolderError(f"{where} lacks {listed(missing)}; every argument is written in full, so save the model again")
     for name, value in given.items():
         if not _fits(value, hints[name]):
-            raise ModelFolderError(f"{where}.{name} must be {inspect.formatannotation(hints[name])}, found {shown(value)}")
+            expected = inspect.formatannotation(hints[name]).replace("Literal", "one of ")
+            raise ModelFolderError(f"{where}.{name} must be {expected}, found {shown(value)}")
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -9,12 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-MakeDataset = Callable[..., Path]
 COLUMNS = ("file_name", "mask_file_name", "patient_id", "sequence_id", "frame_index", "split")
 
 
 @pytest.fixture
-def make_dataset(tmp_path: Path) -> MakeDataset:
+def make_dataset(tmp_path: Path) -> Callable[..., Path]:
     """Write a dataset folder of noise: ``make(P1=3, P2=2)`` has two patients with three and two frames."""
 
     def make(
@@ -34,23 +33,15 @@ def make_dataset(tmp_path: Path) -> MakeDataset:
             for index in range(count):
                 stem = f"{group}_{index}"
                 Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(folder / "images" / f"{stem}.png")
-                write_mask(folder / "masks" / f"{stem}.png", np.resize(np.array(values, np.uint8), size))
+                Image.fromarray(np.resize(np.array(values, np.uint8), size)).save(folder / "masks" / f"{stem}.png")
                 row = {"file_name": f"images/{stem}.png", "mask_file_name": f"masks/{stem}.png", "frame_index": index}
                 rows.append({**row, unit: group, "split": split[group] if split else ""})
-        write_table(folder, rows)
+        with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
+            table = csv.DictWriter(file, COLUMNS, restval="")
+            table.writeheader()
+            table.writerows(rows)
         if classes is not None:
             (folder / "classes.json").write_text(json.dumps(classes))
         return folder
 
     return make
-
-
-def write_table(folder: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        table = csv.DictWriter(file, COLUMNS, restval="")
-        table.writeheader()
-        table.writerows(rows)
-
-
-def write_mask(path: Path, values: np.ndarray) -> None:
-    Image.fromarray(values).save(path)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import MakeDataset, write_mask
 from PIL import Image
 
 from spinevision.cli import main
@@ -15,6 +15,12 @@ from spinevision.data.check import NEAR_DUPLICATE_RMS, DatasetReport, FrameRepor
 from spinevision.data.manifest import DatasetError, Row, read_manifest
 from spinevision.data.splits import Splits
 from spinevision.labels import MaskCodes
+
+MakeDataset = Callable[..., Path]
+
+
+def write_mask(path: Path, values: np.ndarray) -> None:
+    Image.fromarray(values).save(path)
 
 
 def report_of(folder: Path) -> DatasetReport:
@@ -27,6 +33,10 @@ def truncate(path: Path) -> None:
     path.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
 
 
+def noughts(*shape: int) -> np.ndarray:
+    return np.zeros(shape, np.uint8)
+
+
 @pytest.mark.parametrize(
     ("spoil", "sentence"),
     [
@@ -34,10 +44,10 @@ def truncate(path: Path) -> None:
         (lambda f: (f / "images/P1_0.png").write_text("no picture"), "images/P1_0.png is not an image that can be read"),
         (lambda f: (f / "images/P1_0.png").unlink(), "images/P1_0.png does not exist"),
         (lambda f: (f / "masks/P1_0.png").unlink(), "masks/P1_0.png does not exist"),
-        (lambda f: write_mask(f / "masks/P1_0.png", np.zeros((16, 12), np.uint8)), "masks/P1_0.png is 12x16 pixels but its frame images/P1_0.png is 16x12"),
+        (lambda f: write_mask(f / "masks/P1_0.png", noughts(16, 12)), "is 12x16 pixels but its frame images/P1_0.png is 16x12"),
         (lambda f: write_mask(f / "masks/P1_0.png", np.full((12, 16), 4000, np.uint16)), "save it with 8 bits"),
-        (lambda f: write_mask(f / "masks/P1_0.png", np.eye(12, 16, dtype=np.uint8)[..., None] * np.array([1, 2, 3], np.uint8)), "coloured picture"),
-        (lambda f: write_mask(f / "masks/P1_0.png", np.full((12, 16), 7, np.uint8)), "masks hold values that no class has: 7 in"),
+        (lambda f: write_mask(f / "masks/P1_0.png", noughts(12, 16, 3) + np.array([1, 2, 3], np.uint8)), "coloured picture"),
+        (lambda f: write_mask(f / "masks/P1_0.png", noughts(12, 16) + np.uint8(7)), "masks hold values that no class has: 7 in"),
     ],
     ids=["cut off", "not an image", "no frame", "no mask", "other size", "16 bits", "coloured", "unknown value"],
 )  # fmt: skip
@@ -155,20 +165,24 @@ def test_near_duplicates_equal_a_search_of_every_pair(monkeypatch: pytest.Monkey
     thumbnails = (scenes[rng.integers(0, 40, 1500)] + noise).astype(np.float32)
     parts = rng.choice(["train", "validation", "test"], 1500, p=[0.9, 0.05, 0.05]).tolist()
     report, splits = thumbnails_report(thumbnails, parts)
+    monkeypatch.setattr("spinevision.data.check._BLOCK", 64)
+    flat = thumbnails.reshape(1500, -1).astype(np.float64)
+    distance = np.stack([np.sqrt(((flat - one) ** 2).mean(axis=1)) for one in flat])
     before = {"train": (), "validation": ("train",), "test": ("train", "validation")}
-    expected = {}
+    nearest = {}
     for i, part in enumerate(parts):
         others = [j for j, other in enumerate(parts) if other in before[part]]
-        if others:
-            distances = np.sqrt(((thumbnails[others].astype(np.float64) - thumbnails[i]) ** 2).mean(axis=(1, 2)))
-            if distances.min() < NEAR_DUPLICATE_RMS:
-                j = others[int(distances.argmin())]
-                expected[(part, str(i), parts[j], str(j))] = distances.min()
+        if others and distance[i, others].min() < NEAR_DUPLICATE_RMS:
+            nearest[(part, str(i))] = distance[i, others].min()
     found = near_duplicates(report, splits)
-    assert 10 < len(found) < 150
-    assert set(found) == set(expected)
-    distances = [expected[pair] for pair in found]
-    assert distances == pytest.approx(sorted(distances), abs=1e-3)
+    assert 10 < len(nearest) < 150
+    assert {(part, name) for part, name, _, _ in found} == set(nearest)
+    for part, name, other_part, other in found:
+        assert other_part == parts[int(other)]
+        assert other_part in before[part]
+        assert distance[int(name), int(other)] == pytest.approx(nearest[(part, name)], abs=0.01)
+    distances = [nearest[(part, name)] for part, name, _, _ in found]
+    assert distances == pytest.approx(sorted(distances), abs=0.05)
 
 
 def test_the_same_frame_in_two_parts_is_found_and_only_across_parts(make_dataset: MakeDataset) -> None:
