@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import difflib
 import logging
+import re
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
+
+from spinevision import __version__
 
 DESCRIPTION = "Find nerves, bleeding, bone, ligament and disc in endoscopic frames and video."
 
@@ -15,66 +21,120 @@ DESCRIPTION = "Find nerves, bleeding, bone, ligament and disc in endoscopic fram
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``spinevision``; the exit status is 0, 2 for input that cannot be used, or 130 when interrupted."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    _set_up_messages()
     try:
-        if given[:1] == ["fit"]:
-            from spinevision.runs import fit
+        with _messages():
+            if given[:1] == ["fit"]:
+                from spinevision.fitting import fit
 
-            say(f"run folder: {fit(given[1:])}")
-            return 0
-        parsed = _parser().parse_args(given)
-        run: Callable[[argparse.Namespace], None] = parsed.run
-        run(parsed)
+                say(fit(given[1:]))
+            else:
+                parsed = _parser().parse_args(given)
+                run: Callable[[argparse.Namespace], None] = parsed.run
+                run(parsed)
         return 0
-    except (ValueError, OSError) as error:
-        print(f"spinevision: {error}", file=sys.stderr)  # noqa: T201
-        return 2
-    except KeyboardInterrupt:
-        print("spinevision: interrupted", file=sys.stderr)  # noqa: T201
+    except KeyboardInterrupt as stop:
+        _complain(f"interrupted: {stop}" if str(stop) else "interrupted")
         return 130
+    except (ValueError, OSError) as error:
+        _complain(_sentence(error))
+        return 2
+    except (RuntimeError, MemoryError) as error:
+        if not isinstance(error, MemoryError) and not re.search(r"out of memory|allocate memory", str(error)):
+            raise
+        _complain("not enough memory; make data.batch_size, model.preprocess.size or model.width smaller, or use another --device")
+        return 2
 
 
-def _set_up_messages() -> None:
+@contextmanager
+def _messages() -> Iterator[None]:
     """Show what this package says; leave out the advice that the training framework gives to programmers."""
-    messages = logging.getLogger("spinevision")
+    messages, handler = logging.getLogger("spinevision"), _Messages()
+    level = messages.level
+    messages.addHandler(handler)
     messages.setLevel(logging.INFO)
-    if not messages.handlers:
-        messages.addHandler(logging.StreamHandler())
-    messages.propagate = False
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="lightning|torch|kornia|jsonargparse")
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="lightning|torch|kornia|jsonargparse")
+            yield
+    finally:
+        messages.removeHandler(handler)
+        messages.setLevel(level)
+
+
+class _Messages(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print to where errors go at this moment."""
+        sys.stderr.write(f"{self.format(record)}\n")
 
 
 def say(text: str) -> None:
     """Print a result."""
-    print(text)  # noqa: T201
+    if text:
+        sys.stdout.write(f"{text}\n")
+
+
+def _complain(text: str) -> None:
+    sys.stderr.write(f"spinevision: {text}\n")
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; of one from a loader process, the last line, which is the error itself."""
+    text = str(error).strip()
+    return text.splitlines()[-1].partition(": ")[2] if text.startswith("Caught ") else text
+
+
+class _Parser(argparse.ArgumentParser):
+    """Answers what it does not know with one sentence that names the nearest it does."""
+
+    def __init__(self, **options: object) -> None:
+        super().__init__(**options, allow_abbrev=False)  # type: ignore[arg-type]
+
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]  # noqa: ANN
+        """Look for unknown options first: argparse would rather complain of what is missing."""
+        known = self._option_string_actions
+        if self._subparsers is None:
+            for word in args or ():
+                option = word.partition("=")[0]
+                if word.startswith("--") and word != "--" and option not in known:
+                    raise ValueError(f"unknown option {option}{_nearest(option, known)}; see `{self.prog} --help`")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """One sentence instead of the usage."""
+        if found := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            known = re.findall(r"[\w-]+", found[2])
+            message = f"{found[1]!r} is not known here{_nearest(found[1], known)}; known are {', '.join(known)}"
+        raise ValueError(f"{message}; see `{self.prog} --help`")
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f", did you mean {near[0]}?" if near else ""
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="spinevision", description=DESCRIPTION)
+    parser = _Parser(prog="spinevision", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
     def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=text, description=text)
+        sub = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.")
         sub.set_defaults(run=run)
         return sub
 
     demo = command("demo", _demo, "train, evaluate, save, reload and predict on generated scenes; needs no data and no network")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for the results (default: %(default)s)")
-    commands.add_parser("fit", help="train on a folder of frames and masks; `spinevision fit --help` lists every option", add_help=False)
-    predict = command("predict", _predict, "write masks and overlays for an image, a folder or a video")
-    predict.add_argument("model", help="Hub id, model folder or run folder")
+    commands.add_parser("fit", help="train on a folder of frames and masks; `spinevision fit --help` lists every option")
+    predict = command("predict", _predict, "write masks and overlays for an image, a folder of images or a video")
+    _add_model(predict)
     predict.add_argument("input", type=Path, help="image, folder of images or video")
     predict.add_argument("--output", type=Path, required=True, help="folder for masks, overlays and areas.csv")
-    predict.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
     evaluate = command("evaluate", _evaluate, "score a model on a dataset folder, with intervals over patients")
-    evaluate.add_argument("model", help="Hub id, model folder or run folder")
+    _add_model(evaluate)
     evaluate.add_argument("data", help="dataset folder or Hub id")
     evaluate.add_argument("--output", type=Path, required=True, help="folder for results.json, per_frame.csv and contact_sheet.png")
     evaluate.add_argument("--part", choices=["train", "validation", "test", "all"], help="which frames (default: test)")
     evaluate.add_argument("--split-by", choices=["patient", "sequence"], help="unit of the intervals (default: the coarsest known)")
-    evaluate.add_argument("--device", default="cpu", help="cpu, cuda, mps (default: %(default)s)")
     command("list", _list, "list the architectures and the recipes")
 
     data = commands.add_parser("data", help="look after datasets", description="Look after datasets.")
@@ -95,6 +155,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", help="Hub id, model folder or run folder")
+    parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+
+
 def _demo(arguments: argparse.Namespace) -> None:
     from spinevision.demo import run_demo
 
@@ -102,36 +167,21 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _predict(arguments: argparse.Namespace) -> None:
+    from spinevision.data.wording import counted
     from spinevision.inference.predictor import predict_to_folder
+    from spinevision.runs import open_segmenter
 
-    count = predict_to_folder(_segmenter(arguments.model, arguments.device)[0], arguments.input, arguments.output)
-    say(f"{count} frames: masks, overlays and areas.csv in {arguments.output}")
-
-
-def _segmenter(source: str, device: str):  # noqa: ANN202
-    import torch
-
-    from spinevision.models.segmenter import SpineSegmenter
-    from spinevision.runs import open_model
-
-    loaded = open_model(source)
-    if not isinstance(loaded.model, SpineSegmenter):
-        raise ValueError(f"{source} holds a {type(loaded.model).__name__}, which makes no masks")
-    try:
-        loaded.model.to(torch.device(device))
-    except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"device {device!r} cannot be used here: {str(error).splitlines()[0]}") from error
-    return loaded.model, loaded.parts
+    model = open_segmenter(arguments.model, arguments.device).model
+    count = predict_to_folder(model, arguments.input, arguments.output)
+    say(f"{counted(count, 'frame')}: masks, overlays and areas.csv in {arguments.output}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from spinevision.runs import evaluate_model
+    from spinevision.runs import evaluate_model, open_segmenter
 
-    model, parts = _segmenter(arguments.model, arguments.device)
-    results = evaluate_model(
-        model, arguments.model, arguments.data, arguments.output, run_parts=parts, part=arguments.part, split_by=arguments.split_by
-    )
-    say(results)
+    loaded = open_segmenter(arguments.model, arguments.device)
+    say(evaluate_model(loaded, arguments.data, arguments.output, part=arguments.part, split_by=arguments.split_by))
+    say(f"results.json, per_frame.csv and the contact sheet are in {arguments.output}")
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -2,40 +2,58 @@
 
 from __future__ import annotations
 
-import json
+import csv
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
-from spinevision.analysis.evaluate import results_text
 from spinevision.data.phantom import write_phantoms
+from spinevision.fitting import fit
 from spinevision.images import write_image
 from spinevision.models.segmenter import SpineSegmenter
-from spinevision.runs import fit
 
-PATIENTS, FRAMES, SIZE = 14, 30, (128, 128)
+RECIPE = ("--config", "demo")
 
 
-def run_demo(output: Path) -> str:
-    """Leave a run folder with ``model/``, ``results.json`` and ``overlay.png``; an earlier demo in its place is replaced.
+def run_demo(
+    output: Path, *, patients: int = 14, frames: int = 30, size: tuple[int, int] = (128, 128), options: Sequence[str] = ()
+) -> str:
+    """Leave a run folder with ``model/``, ``results.json`` and, of one unseen frame, ``frame.png``, ``mask.png`` and ``overlay.png``.
+
+    Args:
+        output: the folder; an earlier demo in its place is replaced.
+        patients: generated patients; some of them are kept for validation and test.
+        frames: frames a patient.
+        size: height and width of the scenes (pixels).
+        options: more options of ``spinevision fit``.
 
     Returns:
         A report for people.
 
     Raises:
-        ValueError: the folder holds something other than a run.
+        ValueError: the folder holds something other than an earlier demo.
     """
-    if output.exists() and any(output.iterdir()) and not (output / "config.yaml").exists():
-        raise ValueError(f"{output} holds something other than an earlier demo; give another --output")
-    shutil.rmtree(output, ignore_errors=True)
+    _make_way(output)
     with tempfile.TemporaryDirectory() as scratch:
-        data = write_phantoms(Path(scratch) / "phantoms", patients=PATIENTS, frames=FRAMES, size=SIZE, progress=True)
-        fit(["--config", "demo", "--data.root", str(data), "--output", str(output)])
+        data = write_phantoms(Path(scratch) / "phantoms", patients=patients, frames=frames, size=size, progress=True)
+        report = fit([*RECIPE, "--data.root", str(data), "--output", str(output), *options])
         model = SpineSegmenter.from_pretrained(output / "model")
-        unseen = next(line.split(",")[0] for line in (output / "splits.csv").read_text().splitlines() if line.endswith(",test"))
-        prediction = model.predict(data / unseen)
-    write_image(prediction.overlay(), output / "overlay.png")
+        with (output / "per_frame.csv").open(newline="", encoding="utf-8") as table:
+            unseen = max(csv.DictReader(table), key=lambda row: float(row["true_area nerve"]))["frame"]
+        shutil.copy(data / unseen, output / "frame.png")
+    prediction = model.predict(output / "frame.png")
     prediction.save(output / "mask.png")
-    results = json.loads((output / "results.json").read_text())
+    write_image(prediction.overlay(), output / "overlay.png")
     areas = ", ".join(f"{name} {share:.1%} of the field of view" for name, share in prediction.area_fraction.items())
-    return f"{results_text(results)}\noverlay.png of one unseen frame: {areas}\nmodel folder: {output / 'model'}"
+    return f"{report}\nmodel folder: {output / 'model'}\noverlay of an unseen frame: {output / 'overlay.png'} ({areas})"
+
+
+def _make_way(output: Path) -> None:
+    """Remove an earlier demo; anything else is left alone."""
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    config = output / "config.yaml"
+    if not config.is_file() or not config.read_text(encoding="utf-8").startswith(f"# spinevision fit {' '.join(RECIPE)} "):
+        raise ValueError(f"{output} holds something other than an earlier demo; name another folder with --output")
+    shutil.rmtree(output)

@@ -1,4 +1,4 @@
-"""Recipes: the YAML files that ``spinevision fit`` trains by, and the sentences for what is wrong in one."""
+"""Recipes: the YAML files that ``spinevision fit`` trains by, and plain sentences for what is wrong in one."""
 
 from __future__ import annotations
 
@@ -19,11 +19,6 @@ from spinevision.data.datamodule import SpineDataModule
 from spinevision.models import find_architecture, list_architectures
 from spinevision.models.training import TrainingSettings
 from spinevision.preprocess import Preprocess
-
-OWN_OPTIONS = ("config", "from", "output")
-"""Options of ``spinevision fit`` beside the keys of a recipe."""
-
-_BARE = ("help", "print_config", "seed_everything")
 
 
 class UsageError(ValueError):
@@ -51,7 +46,7 @@ def recipe_path(name: str) -> Path:
 
 
 def recipe_title(name: str) -> str:
-    """The first comment line of a recipe."""
+    """The first comment line of a recipe of the package."""
     return recipe_path(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
 
 
@@ -69,16 +64,16 @@ def read_recipe(path: Path) -> dict[str, Any]:
     if not isinstance(recipe, dict):
         raise UsageError(f"{path} is not a recipe; expected the sections model, training, data and trainer")
     try:
-        architecture = architecture_named_in(recipe)
-        for key in _dotted_keys(recipe):
+        architecture = recipe_architecture(recipe)
+        for key in dotted_keys(recipe):
             check_key(key, architecture)
     except ValueError as error:
         raise UsageError(f"{path}: {error}") from error
     return recipe
 
 
-def architecture_named_in(recipe: dict[str, Any]) -> str | None:
-    """The class name of the architecture that a recipe names, without its package, or None.
+def recipe_architecture(recipe: dict[str, Any]) -> str | None:
+    """The class name of the architecture that a recipe names, or None.
 
     Raises:
         ValueError: no such architecture; the sentence names the nearest.
@@ -97,52 +92,89 @@ def architecture_name(name: str) -> str:
     return find_architecture(name.rpartition(".")[2]).__name__
 
 
-def check_key(key: str, architecture: str | None) -> None:
+def check_key(key: str, architecture: str | None, beside: Sequence[str] = ()) -> None:
     """Refuse a key that no recipe may hold.
 
     Args:
-        key: dotted, such as ``training.learning_rate``.
+        key: with dots, such as ``training.learning_rate``.
         architecture: whose arguments the model section may hold; None allows those of all.
+        beside: other names that are known where the key stands.
 
     Raises:
         UsageError: the sentence names the nearest valid key.
     """
-    place: Any = _keys(architecture)
+    table = _keys(architecture) | dict.fromkeys(beside)
+    place: dict[str, Any] | None = table
     parts = key.split(".")
     for index, part in enumerate(parts):
-        if place is None or part in {"help", "class_path", "init_args"}:
+        if place is None or part in {"class_path", "help"}:
             return
+        if part == "init_args":  # a step that names nothing
+            continue
         if part not in place:
-            raise UsageError(f"unknown key {key!r}; " + _hint(parts[:index], part, place, architecture))
+            raise UsageError(f"unknown key {key!r}; {_hint(parts, index, place, table)}")
         place = place[part]
 
 
-def _hint(before: list[str], part: str, place: dict[str, Any], architecture: str | None) -> str:
-    """Which valid key was meant: one of the same section, or one of that name in another section."""
-    everywhere = list(_dotted_keys(_keys(architecture)))
-    near = [".".join([*before, name]) for name in difflib.get_close_matches(part, place, n=1, cutoff=0.6)]
-    last = [key.rpartition(".")[2] for key in everywhere]
-    moved = [everywhere[last.index(name)] for name in difflib.get_close_matches(part, last, n=1, cutoff=0.8)]
-    if chosen := near or moved:
-        return f"did you mean {chosen[0]!r}?"
-    return f"{'.'.join(before) + ' may hold' if before else 'known are'} {', '.join(sorted(place))}"
+def _hint(parts: list[str], index: int, place: dict[str, Any], table: dict[str, Any]) -> str:
+    """The key that was meant: one of the same section, or one of that name in another section."""
+    before, part, after = parts[:index], parts[index], parts[index + 1 :]
+    here = {name: ".".join([*before, name, *after]) for name in place}
+    elsewhere = {key.rpartition(".")[2]: key for key in dotted_keys(table)}
+    for names, cutoff in ((here, 0.6), (elsewhere, 0.8)):
+        begun = [name for name in names if name.startswith(part)]
+        if near := begun or difflib.get_close_matches(part, names, n=1, cutoff=cutoff):
+            return f"did you mean {names[near[0]]!r}?"
+    return f"{'.'.join(before)} holds {', '.join(here)}" if before else f"known are {', '.join(here)}"
 
 
 def _keys(architecture: str | None) -> dict[str, Any]:
-    """Every key a recipe may hold, as nested tables; None stands for a value that is checked when it is used."""
+    """Every key a recipe may hold, as nested tables; None is a value, which is checked where it is used."""
     kinds = [architecture] if architecture else list_architectures()
     model = {name: None for kind in kinds for name in signature(find_architecture(kind)).parameters}
     return {
-        **dict.fromkeys(_BARE),
-        "trainer": dict.fromkeys(signature(Trainer).parameters),
         "model": model | {"preprocess": dict.fromkeys(signature(Preprocess).parameters)},
+        "training": dict.fromkeys(signature(TrainingSettings).parameters),
         "data": dict.fromkeys(signature(SpineDataModule).parameters)
         | {"augment": dict.fromkeys(signature(AugmentSettings).parameters)},
-        "training": dict.fromkeys(signature(TrainingSettings).parameters),
+        "trainer": dict.fromkeys(signature(Trainer).parameters),
+        "seed_everything": None,
     }
 
 
-def _dotted_keys(table: Any, before: str = "") -> Iterator[str]:
-    """Every key of nested tables with its path; ``init_args`` is a step of the path without a name."""
-    for name, value in table.items() if isinstance(table, dict) else ():
-        ...
+def dotted_keys(table: dict[str, Any], before: str = "") -> Iterator[str]:
+    """The path of every value in nested tables."""
+    for name, value in table.items():
+        if isinstance(value, dict) and value:
+            yield from dotted_keys(value, f"{before}{name}.")
+        else:
+            yield f"{before}{name}"
+
+
+def value_sentence(message: str) -> str:
+    """One sentence from a refusal of jsonargparse, which tells of every type it tried on a value.
+
+    Args:
+        message: with the keys it went through, the types it expected and, in the innermost place, perhaps a sentence of ours.
+    """
+    lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
+    key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
+    found = re.findall(r"(?:Got value|Given value): (?:NestedArg\(.*val=(.*)\)|(.*))", message)
+    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Import path", "Not a valid", "Subclass types", "a ")
+    told = [line for line in lines if line and not line.startswith(noise)]
+    if sentences := [line for line in told if not line.startswith("Expected a")]:
+        return f"{key}{'.' if ' must be ' in sentences[0] else ': '}{sentences[0]}" if key else sentences[0]
+    kinds = [_kind(wanted) for line in told for wanted in re.findall(r"Expected an? (.+?)(?:\. Got value.*)?$", line)]
+    value = "".join(found[0]) if found else "something else"
+    return f"{key} must be {' or '.join(dict.fromkeys(filter(None, kinds)))}, found {value}"
+
+
+def _kind(wanted: str) -> str:
+    """A Python type in words; nothing for None, which every optional value may be."""
+    if wanted.startswith("typing.Literal"):
+        return "one of " + ", ".join(map(str, ast.literal_eval(wanted.removeprefix("typing.Literal"))))
+    if wanted.startswith(("path ", "dot import path ")):  # other ways to write a value, which nobody meant
+        return ""
+    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "Sequence": "a list", "NoneType": ""}
+    name = wanted.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
+    return words.get(name, name)

@@ -8,6 +8,7 @@ import random
 import socket
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 # Set before anything reads them. An empty HF_HOME keeps a person's token and cached models out of the tests; child processes
@@ -97,3 +98,32 @@ def _same_start() -> Iterator[None]:
     torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = cudnn
     torch.set_float32_matmul_precision(precision)
     torch.set_grad_enabled(gradients)
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A dataset of eight generated patients, four frames of 48 x 64 pixels each, with the class "nerve"; tests only read it."""
+    from spinevision.data.phantom import write_phantoms
+
+    return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", patients=8, frames=4, size=(48, 64))
+
+
+@pytest.fixture(scope="session")
+def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a recipe that trains in about a second; the classes come from the dataset."""
+    recipe = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    recipe.write_text(
+        "model:\n  class_path: UNet\n  init_args:\n    width: 4\n    preprocess: {class_path: Preprocess, init_args: {size: [32, 32]}}\n"
+        "data: {num_workers: 0, augment: null}\ntrainer: {max_epochs: 2, log_every_n_steps: 1}\n"
+    )
+    return recipe
+
+
+@pytest.fixture(scope="session")
+def trained_run(phantom_folder: Path, tiny_recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run folder that ``tiny_recipe`` leaves on ``phantom_folder``; tests only read it."""
+    from spinevision.fitting import fit
+
+    run = tmp_path_factory.mktemp("runs") / "run"
+    fit(["--config", str(tiny_recipe), "--data.root", str(phantom_folder), "--output", str(run)])
+    return run

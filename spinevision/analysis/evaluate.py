@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,34 +13,51 @@ import numpy as np
 import torch
 from PIL import Image
 from rich.progress import track
+from torch import Tensor
 
 from spinevision.data.dataset import PairReader
 from spinevision.data.manifest import Row, Unit
-from spinevision.files import write_json, write_text
+from spinevision.data.wording import counted
+from spinevision.files import write_json
 from spinevision.images import contact_sheet, draw_overlay, write_image
-from spinevision.labels import LabelSpace, MaskCodes
+from spinevision.labels import IGNORE_INDEX, LabelSpace, MaskCodes
 from spinevision.metrics import CLASS_SCORES, MaskScores, per_image_scores
 from spinevision.models.segmenter import SpineSegmenter, decide
 from spinevision.statistics import cluster_interval
+from spinevision.tables import write_table
 
 RESULTS_VERSION = 1
+UNKNOWN_GROUP = "unknown"
+"""Stands for the patient or sequence of frames that name neither; all of them count as one group."""
+
 _READ_AHEAD = 8
+_COLUMNS = ("dice", "iou", "area", "true_area")
 
 
 @dataclass(frozen=True)
 class FrameScore:
-    """Dice and IoU of one frame for each foreground class, NaN where the class is not in its truth."""
+    """The scores of one frame for each foreground class.
+
+    Args:
+        row: the frame.
+        group: its patient or sequence.
+        dice: NaN where the class is not in the frame's truth.
+        iou: likewise.
+        area: share of the frame's known pixels that the model marks, 0 to 1; NaN where none is known.
+        true_area: share that the truth marks.
+    """
 
     row: Row
     group: str
     dice: dict[str, float]
     iou: dict[str, float]
+    area: dict[str, float]
+    true_area: dict[str, float]
 
     @property
-    def mean_dice(self) -> float:
-        """Over the classes that the frame holds; NaN when it holds none."""
-        values = [value for value in self.dice.values() if not math.isnan(value)]
-        return sum(values) / len(values) if values else math.nan
+    def mean_dice(self) -> float | None:
+        """Over the classes that the frame holds; None when it holds none."""
+        return _mean(self.dice.values())
 
 
 @dataclass(frozen=True)
@@ -50,7 +65,7 @@ class Evaluation:
     """What an evaluation found.
 
     Args:
-        scores: the metrics over all frames.
+        scores: :meth:`spinevision.metrics.MaskScores.results` over all frames.
         frames: one entry a frame, in order.
         unit: what a group is.
         labels: the classes.
@@ -62,50 +77,50 @@ class Evaluation:
     labels: LabelSpace
 
     def summary(self) -> dict[str, Any]:
-        """Everything as plain data: per class with intervals over groups, the mean over classes, and per group."""
+        """Everything as plain data, as :func:`write_results` describes it."""
         names = list(self.labels.foreground.values())
-        groups = [frame.group for frame in self.frames]
-        classes: dict[str, Any] = {}
-        for name in names:
-            entry: dict[str, Any] = {"frames_with_class": self.scores["frames_with_class"][name]}
-            if entry["frames_with_class"] == 0:
-                entry["note"] = "absent: no frame of this part holds this class, so overlap cannot be measured"
-            entry |= {score: self.scores[score][name] for score in CLASS_SCORES}
-            for score, values in (("dice_per_image", [f.dice[name] for f in self.frames]), ("iou_per_image", [f.iou[name] for f in self.frames])):
-                if entry["frames_with_class"]:
-                    entry[f"{score}_interval"] = cluster_interval(np.array(values), np.array(groups)).to_dict() | {"unit": self.unit}
-            classes[name] = entry
+        classes = {name: self._class_entry(name) for name in names}
         return {
             "frames": self.scores["frames"],
             "unit": self.unit,
-            "groups": len(set(groups)),
+            "groups": len({frame.group for frame in self.frames}),
             "empty_policy": self.scores["empty_policy"],
-            "mean_over_classes": {
-                score: _mean([classes[name][score] for name in names]) for score in ("dice_per_image", "iou_per_image", "dice_pooled", "iou_pooled")
-            },
+            "absent_classes": [name for name in names if not self.scores["frames_with_class"][name]],
+            "mean_over_classes": {score: _mean(self.scores[score].values()) for score in CLASS_SCORES if score.startswith(("dice", "iou"))},
             "classes": classes,
             f"per_{self.unit}": self._per_group(names),
         }
+
+    def _class_entry(self, name: str) -> dict[str, Any]:
+        held = self.scores["frames_with_class"][name]
+        entry: dict[str, Any] = {"frames_with_class": held, "frames_without_class": self.scores["frames"] - held}
+        if not held:
+            entry["note"] = "absent: no frame of this part holds this class, so overlap cannot be measured"
+        entry |= {score: self.scores[score][name] for score in CLASS_SCORES}
+        if held:
+            groups = np.array([frame.group for frame in self.frames])
+            for score, values in (("dice_per_image", [f.dice[name] for f in self.frames]), ("iou_per_image", [f.iou[name] for f in self.frames])):
+                entry[f"{score}_interval"] = cluster_interval(np.array(values), groups).to_dict()
+        return entry
 
     def _per_group(self, names: Sequence[str]) -> dict[str, Any]:
         table = {}
         for group in sorted({frame.group for frame in self.frames}):
             members = [frame for frame in self.frames if frame.group == group]
-            table[group] = {
-                "frames": len(members),
-                "dice_per_image": {name: _mean([frame.dice[name] for frame in members]) for name in names},
-                "iou_per_image": {name: _mean([frame.iou[name] for frame in members]) for name in names},
+            table[group] = {"frames": len(members)} | {
+                name: {
+                    "frames_with_class": sum(frame.true_area[name] > 0 for frame in members),
+                    "dice_per_image": _mean(frame.dice[name] for frame in members),
+                    "iou_per_image": _mean(frame.iou[name] for frame in members),
+                    "empty_frame_area": _mean(frame.area[name] for frame in members if frame.true_area[name] == 0),
+                }
+                for name in names
             }
         return table
 
 
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    return sum(known) / len(known) if known else None
-
-
 def evaluate(model: SpineSegmenter, rows: Sequence[Row], codes: MaskCodes, unit: Unit, *, progress: bool = True) -> Evaluation:
-    """Score a model on frames at their own size, with the mask it would really give out.
+    """Score a model on frames at their own size, with the mask it would really give out. No more than a few frames are held.
 
     Args:
         model: scored in eval mode, on the device it is on.
@@ -118,24 +133,27 @@ def evaluate(model: SpineSegmenter, rows: Sequence[Row], codes: MaskCodes, unit:
         ImageError: a file that cannot be read.
         DatasetError: a mask that does not fit its frame or the classes.
     """
-    read, metric, frames = PairReader(codes, model.labels), MaskScores(model.labels), []
+    metric, frames = MaskScores(model.labels), []
+    pairs = _read_ahead(PairReader(codes, model.labels), rows)
     with model.evaluating(), torch.inference_mode():
-        pairs = track(_read_ahead(read, rows), f"evaluating {len(rows)} frames", len(rows), disable=not progress, transient=True)
-        for row, (frame, truth) in zip(rows, pairs, strict=True):
+        for row, (frame, truth) in track(
+            zip(rows, pairs, strict=True), f"evaluating {len(rows)} frames", len(rows), disable=not progress, transient=True
+        ):
             logits, target = model.frame_logits(frame).cpu(), torch.from_numpy(truth)[None].long()
             mask = decide(logits, model.threshold).long()
             metric.update(logits, mask, target)
-            scores = per_image_scores(mask, target, model.labels)
-            names = model.labels.foreground.values()
-            frames.append(
-                FrameScore(
-                    row,
-                    row.group(unit),
-                    dict(zip(names, scores["dice"][0].tolist(), strict=True)),
-                    dict(zip(names, scores["iou"][0].tolist(), strict=True)),
-                )
-            )
+            frames.append(_score(row, unit, mask, target, model.labels))
     return Evaluation(metric.results(), tuple(frames), unit, model.labels)
+
+
+def _score(row: Row, unit: Unit, mask: Tensor, target: Tensor, labels: LabelSpace) -> FrameScore:
+    names = labels.foreground
+    overlap = {score: dict(zip(names.values(), values[0].tolist(), strict=True)) for score, values in per_image_scores(mask, target, labels).items()}
+    known = target != IGNORE_INDEX
+    area, true_area = (
+        {name: ((ids == index) & known).sum().div(known.sum()).item() for index, name in names.items()} for ids in (mask, target)
+    )
+    return FrameScore(row, row.group(unit) or UNKNOWN_GROUP, overlap["dice"], overlap["iou"], area, true_area)
 
 
 def _read_ahead(read: PairReader, rows: Sequence[Row]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -152,14 +170,31 @@ def _read_ahead(read: PairReader, rows: Sequence[Row]) -> Iterator[tuple[np.ndar
 def write_results(
     evaluation: Evaluation, model: SpineSegmenter, codes: MaskCodes, output: str | Path, *, about: dict[str, Any]
 ) -> dict[str, Any]:
-    """Write ``results.json``, ``per_frame.csv`` and ``contact_sheet.png`` (best, median and worst frames) into a folder.
+    """Write ``results.json``, ``per_frame.csv`` and ``contact_sheet.png`` into a folder.
+
+    ``results.json`` holds, after what ``about`` gives:
+
+    - ``frames`` with at least one known pixel, ``groups`` (their number) and ``unit`` (``patient`` or ``sequence``);
+    - ``empty_policy``: what a frame without the class counts in means over frames;
+    - ``absent_classes``: those that no frame holds; ``mean_over_classes``: Dice and IoU over the classes that are not absent;
+    - ``classes``: for each class ``frames_with_class``, ``frames_without_class``, every score of
+      :data:`spinevision.metrics.CLASS_SCORES` (fractions of 1, null where undefined; ``empty_frame_area`` is the mean share that
+      was marked of a frame without the class); then ``dice_per_image_interval`` and ``iou_per_image_interval``: ``low`` and
+      ``high`` of the interval over groups (null with fewer than six), ``level``, ``groups``, ``method`` and ``note``. A class that
+      is absent has a ``note`` and no intervals;
+    - ``per_patient`` or ``per_sequence``: for each group its ``frames`` and, for each class, ``frames_with_class``,
+      ``dice_per_image``, ``iou_per_image`` and ``empty_frame_area``.
+
+    ``per_frame.csv`` has a line a frame: for each class ``dice`` and ``iou`` (empty where the frame lacks the class), ``area``
+    (marked by the model) and ``true_area``, shares of the frame. The contact sheet shows truth and prediction of the best, median
+    and worst frames by Dice; it is left out when no frame holds a class.
 
     Args:
         evaluation: what was found.
         model: draws the masks of the sheet.
         codes: what the dataset's mask values mean.
         output: the folder.
-        about: what identifies the model and the data, as plain data; stands first in ``results.json``.
+        about: what identifies the model and the data, as plain data.
 
     Returns:
         What ``results.json`` holds.
@@ -167,13 +202,12 @@ def write_results(
     output = Path(output)
     results = {"format_version": RESULTS_VERSION, **about, **evaluation.summary()}
     names = list(evaluation.labels.foreground.values())
-    buffer = io.StringIO()
-    table = csv.writer(buffer, lineterminator="\n")
-    table.writerow(["frame", evaluation.unit, *(f"dice {name}" for name in names), *(f"iou {name}" for name in names)])
-    for frame in evaluation.frames:
-        values = [frame.dice[name] for name in names] + [frame.iou[name] for name in names]
-        table.writerow([frame.row.name, frame.group, *("" if math.isnan(value) else f"{value:.6f}" for value in values)])
-    write_text(output / "per_frame.csv", buffer.getvalue())
+    header = ["frame", evaluation.unit, *(f"{column} {name}" for name in names for column in _COLUMNS)]
+    rows = [
+        [frame.row.name, frame.group, *(_decimal(getattr(frame, column)[name]) for name in names for column in _COLUMNS)]
+        for frame in evaluation.frames
+    ]
+    write_table(output / "per_frame.csv", header, rows)
     sheet = extremes_sheet(evaluation, model, codes)
     if sheet is not None:
         write_image(sheet, output / "contact_sheet.png")
@@ -182,36 +216,61 @@ def write_results(
 
 
 def extremes_sheet(evaluation: Evaluation, model: SpineSegmenter, codes: MaskCodes, count: int = 3) -> Image.Image | None:
-    """A picture of the best, median and worst frames by Dice: frame, truth, prediction; None when no frame has a score."""
-    ranked = sorted((frame for frame in evaluation.frames if not math.isnan(frame.mean_dice)), key=lambda frame: -frame.mean_dice)
-    if not ranked:
+    """A picture of the best, median and worst frames by Dice, ``count`` of each: truth and prediction side by side.
+
+    Returns:
+        The picture; None when no frame has a Dice.
+    """
+    scored = [(dice, frame.row) for frame in evaluation.frames if (dice := frame.mean_dice) is not None]
+    if not scored:
         return None
+    ranked = sorted(scored, key=lambda entry: -entry[0])
     read, count = PairReader(codes, model.labels), min(count, len(ranked))
-    middle = max(0, len(ranked) // 2 - count // 2)
+    middle = (len(ranked) - count) // 2
     chosen = {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[-count:]}
     rows, captions = [], []
     for kind, members in chosen.items():
         pictures = []
-        for member in members:
-            frame, truth = read(member.row)
+        for _, row in members:
+            frame, truth = read(row)
             pictures += [draw_overlay(frame, truth, model.labels), model.predict(frame).overlay()]
         rows.append(pictures)
-        captions.append(f"{kind} (truth, prediction): " + "; ".join(f"{Path(m.row.name).stem} Dice {m.mean_dice:.2f}" for m in members))
+        captions.append(f"{kind} (truth, prediction): " + "; ".join(f"{Path(row.name).stem} Dice {dice:.2f}" for dice, row in members))
     return contact_sheet(rows, captions)
 
 
 def results_text(results: dict[str, Any]) -> str:
     """The results as a small table for people."""
-    lines = [f"{results['frames']} frames, {results['groups']} {results['unit']}s; {results['empty_policy']}"]
+    unit = results["unit"]
+    lines = [f"{counted(results['frames'], 'frame')} of {counted(results['groups'], unit)}; {results['empty_policy']}"]
     for name, entry in results["classes"].items():
-        if entry["frames_with_class"] == 0:
+        held, without = entry["frames_with_class"], entry["frames_without_class"]
+        if held:
+            interval = entry["dice_per_image_interval"]
+            low, high = interval["low"], interval["high"]
+            span = interval["note"] if low is None else f"{interval['level']:.0%} interval over {unit}s {low:.3f} to {high:.3f}"
+            lines.append(f"  {name}, {counted(held, 'frame')} with it: Dice per image {entry['dice_per_image']:.3f} ({span})")
+            lines.append(
+                f"    IoU per image {entry['iou_per_image']:.3f}, pooled Dice {entry['dice_pooled']:.3f}; "
+                f"found in {entry['presence_sensitivity']:.1%} of these frames"
+            )
+        else:
             lines.append(f"  {name}: {entry['note']}")
-            continue
-        interval = entry["dice_per_image_interval"]
-        span = f"{interval['level']:.0%} interval over {results['unit']}s {interval['low']:.3f} to {interval['high']:.3f}" if interval["low"] is not None else interval["note"]
-        lines.append(f"  {name}: Dice per image {entry['dice_per_image']:.3f} ({span}), IoU {entry['iou_per_image']:.3f}, pooled Dice {entry['dice_pooled']:.3f}")
-        presence = [("sensitivity", entry["presence_sensitivity"]), ("specificity", entry["presence_specificity"])]
-        told = ", ".join(f"{word} {value:.3f}" for word, value in presence if value is not None)
-        area = "no frame without it" if entry["empty_frame_area"] is None else f"falsely marked area on frames without it {entry['empty_frame_area']:.2%}"
-        lines.append(f"    presence {told}; {area}; {entry['frames_with_class']} frames with it")
+        if without:
+            lines.append(
+                f"    {counted(without, 'frame')} without it: nothing marked in {entry['presence_specificity']:.1%} of these, "
+                f"falsely marked area {entry['empty_frame_area']:.2%} on average"
+            )
+        else:
+            lines.append("    no frame without it, so false alarms cannot be measured")
     return "\n".join(lines)
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """Over the values that are known; None when none is."""
+    known = [value for value in values if value is not None and not math.isnan(value)]
+    return sum(known) / len(known) if known else None
+
+
+def _decimal(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.6f}"

@@ -52,14 +52,14 @@ class DatasetReport:
     """What a dataset holds.
 
     Args:
-        source: where it was read from, for messages.
+        manifest: the dataset.
         codes: what the mask values mean; where there is a problem with them, a guess.
         frames: one report a frame.
         problems: sentences; with any of them the dataset is not fit for training.
         notes: sentences; worth knowing, but no hindrance.
     """
 
-    source: str
+    manifest: Manifest
     codes: MaskCodes
     frames: tuple[FrameReport, ...]
     problems: tuple[str, ...]
@@ -74,7 +74,7 @@ class DatasetReport:
         if self.problems:
             more = len(self.problems) - _SHOWN
             shown = [*self.problems[:_SHOWN], *([f"and {more} more; `spinevision data check` lists them all"] if more > 0 else [])]
-            raise DatasetError(f"{self.source} cannot be used as it is:\n  " + "\n  ".join(shown))
+            raise DatasetError(f"{self.manifest.source} cannot be used as it is:\n  " + "\n  ".join(shown))
 
 
 def inspect(manifest: Manifest, *, progress: bool = True) -> DatasetReport:
@@ -97,7 +97,7 @@ def inspect(manifest: Manifest, *, progress: bool = True) -> DatasetReport:
     holders: dict[int, list[str]] = defaultdict(list)
     for report in reports:
         for value in report.pixels:
-            holders[value].append(source_name(report.row.mask))
+            holders[value].append(_mask_name(report, manifest))
     codes = manifest.codes
     if codes is None and holders:
         codes, sentence = _guess_codes(holders)
@@ -106,12 +106,12 @@ def inspect(manifest: Manifest, *, progress: bool = True) -> DatasetReport:
         known = codes.known()
         if strange := {value: names for value, names in sorted(holders.items()) if not known[value]}:
             problems.append(unknown_values(strange, codes))
-        blank = [source_name(report.row.mask) for report in reports if set(report.pixels) == {IGNORE_INDEX} - set(codes.names)]
-        if blank:
+        blank = [_mask_name(report, manifest) for report in reports if set(report.pixels) == {IGNORE_INDEX}]
+        if blank and IGNORE_INDEX not in codes.names:
             notes.append(f"masks that hold nothing but ignore (255), where nothing is learnt or measured: {listed(blank)}")
         if holders and (absent := [name for value, name in codes.names.items() if value not in holders]):
             notes.append(f"no mask holds {listed(absent)}")
-    return DatasetReport(manifest.source, codes or MaskCodes.binary(255), reports, tuple(problems), tuple(notes))
+    return DatasetReport(manifest, codes or MaskCodes.binary(255), reports, tuple(problems), tuple(notes))
 
 
 def _read_all(rows: Sequence[Row]) -> Iterator[FrameReport]:
@@ -133,6 +133,10 @@ def _inspect_frame(row: Row) -> FrameReport:
     return FrameReport(row, None, (mask.shape[0], mask.shape[1]), pixels, np.asarray(small, dtype=np.float32))
 
 
+def _mask_name(report: FrameReport, manifest: Manifest) -> str:
+    return source_name(report.row.mask).removeprefix(f"{manifest.source}/")
+
+
 def _guess_codes(holders: dict[int, list[str]]) -> tuple[MaskCodes | None, str]:
     for foreground in (255, 1):
         if set(holders) == {0, foreground}:
@@ -140,7 +144,7 @@ def _guess_codes(holders: dict[int, list[str]]) -> tuple[MaskCodes | None, str]:
                 MaskCodes.binary(foreground),
                 f'no classes.json: masks hold only 0 and {foreground}, taken as background and one class called "foreground"',
             )
-    found = ", ".join(f"{value} (as in {names[0]})" for value, names in sorted(holders.items()))
+    found = listed([f"{value} (as in {names[0]})" for value, names in sorted(holders.items())], _SHOWN)
     return None, (
         f"no classes.json, and the masks hold the values {found}; write a classes.json that names every value, "
         'as {"0": "background", "255": "nerve"}'
@@ -238,11 +242,12 @@ def _description(manifest: Manifest, report: DatasetReport) -> list[str]:
     for entry in report.frames:
         frames_with.update(entry.pixels.keys())
         pixels.update(entry.pixels)
+    # What inspect() could not settle it only guessed, so those names are not shown.
     settled = manifest.codes is not None or set(pixels) <= set(report.codes.names)
     names = {IGNORE_INDEX: "ignore", **(report.codes.names if settled else {})}
     lines = [
         f"{manifest.source}: {counted(len(rows), 'frame')} with a mask{left_out}, {', '.join(groups)}",
-        f"sizes in pixels: {listed(sizes, _SHOWN)}",
+        *([f"sizes in pixels: {listed(sizes, _SHOWN)}"] if sizes else []),
     ]
     for value in sorted(pixels):
         share = f"in {counted(frames_with[value], 'frame')}, {pixels[value] / pixels.total():.1%} of all pixels"

@@ -19,6 +19,7 @@ from spinevision.data.dataset import FrameDataset, collate
 from spinevision.data.manifest import DatasetError, Manifest, Unit, read_manifest
 from spinevision.data.sampling import EvaluationSampler
 from spinevision.data.splits import Splits, split_frames
+from spinevision.data.wording import counted
 from spinevision.labels import PRESENCE, LabelSpace
 from spinevision.preprocess import Preprocess
 from spinevision.structures import FrameBatch, InputSpec
@@ -69,8 +70,6 @@ class SpineDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.augment = Augment.from_settings(augment) if isinstance(augment, AugmentSettings) else augment
         self.spec: InputSpec | None = None
-        # With fewer frames than processes some have none to evaluate, which is no mistake.
-        self.allow_zero_length_dataloader_with_multiple_devices = True
 
     @cached_property
     def manifest(self) -> Manifest:
@@ -79,10 +78,12 @@ class SpineDataModule(LightningDataModule):
 
     @cached_property
     def report(self) -> DatasetReport:
-        """What the files hold. Of several processes the first reads them all once, and tells the others without its ``frames``."""
+        """What the files hold. Of several processes the first reads them all once, and tells the others without the frames."""
         if self.trainer is None or self.trainer.world_size == 1:
             return inspect(self.manifest)
-        told = replace(inspect(self.manifest), frames=()) if self.trainer.is_global_zero else None
+        told = None
+        if self.trainer.is_global_zero:
+            told = replace(inspect(self.manifest), manifest=replace(self.manifest, rows=()), frames=())
         return self.trainer.strategy.broadcast(told)  # type: ignore[return-value]
 
     @cached_property
@@ -97,10 +98,10 @@ class SpineDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and check the data, and match it with the trainer's model."""
-        spec = getattr(self.trainer and self.trainer.lightning_module, "input_spec", None)
-        if not isinstance(spec, InputSpec):
+        if self.trainer is None or not hasattr(self.trainer.lightning_module, "input_spec"):
             raise DatasetError("SpineDataModule needs a trainer with a spinevision model; call Trainer().fit(model, datamodule)")
-        parts, codes = self.splits.parts, self.report.codes
+        spec: InputSpec = self.trainer.lightning_module.input_spec  # type: ignore[assignment]
+        parts, codes, world = self.splits.parts, self.report.codes, self.trainer.world_size
         self.report.refuse()
         codes.table(spec.labels)
         for part in {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}.get(stage, ()):
@@ -109,7 +110,13 @@ class SpineDataModule(LightningDataModule):
                     f"the {part} part of {self.manifest.source} has no frames; "
                     "give it a share in fractions or rows in the split column"
                 )
-        if self.spec is None and self.trainer is not None and self.trainer.is_global_zero:
+            if part != "train" and len(parts[part]) < world:
+                # Lightning passes over an evaluation in a process without frames, and the others would wait for it forever.
+                raise DatasetError(
+                    f"the {part} part of {self.manifest.source} has {counted(len(parts[part]), 'frame')} for {world} processes; "
+                    "use fewer devices, so that each has a frame"
+                )
+        if self.spec is None and self.trainer.is_global_zero:
             others = [name for name in codes.labels.foreground.values() if name not in spec.labels]
             if others and PRESENCE not in spec.labels:
                 logger.info("classes that the model does not name count as background: %s", ", ".join(others))

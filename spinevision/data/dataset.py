@@ -10,10 +10,12 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from spinevision.data.manifest import DatasetError, Row, Unit
-from spinevision.data.wording import listed
+from spinevision.data.wording import counted, listed
 from spinevision.images import read_frame, read_mask, source_name
 from spinevision.labels import LabelSpace, MaskCodes
 from spinevision.structures import FrameBatch, InputSpec
+
+_SHOWN = 8
 
 
 class PairReader:
@@ -54,12 +56,14 @@ def size_mismatch(row: Row, frame: np.ndarray, mask: np.ndarray) -> str:
 
 def unknown_values(files: dict[int, list[str]], codes: MaskCodes) -> str:
     """The sentence for mask values that no class has."""
-    places = "; ".join(f"{value} in {listed(names, 10)}" for value, names in files.items())
+    shown = list(files.items())[:_SHOWN]
+    places = "; ".join(f"{value} in {listed(names, _SHOWN)}" for value, names in shown)
     known = ", ".join(f"{value} = {name}" for value, name in codes.names.items())
-    return (
-        f"masks hold values that no class has: {places}. The classes are {known}; "
-        "name the value in classes.json or correct the masks"
-    )
+    advice = "name the value in classes.json or correct the masks"
+    if len(files) > len(shown):
+        places += f"; and {counted(len(files) - len(shown), 'more value')}"
+        advice = "so many come from masks saved as JPEG or resized with smoothing; save them as PNG, resized by nearest neighbour"
+    return f"masks hold values that no class has: {places}. The classes are {known}; {advice}"
 
 
 class FrameDataset(Dataset[tuple[Tensor, Tensor, str, str]]):

@@ -12,7 +12,7 @@ from PIL import Image
 
 from spinevision.cli import main
 from spinevision.data.check import NEAR_DUPLICATE_RMS, DatasetReport, FrameReport, check_dataset, inspect, near_duplicates
-from spinevision.data.manifest import DatasetError, Row, read_manifest
+from spinevision.data.manifest import DatasetError, Manifest, Row, read_manifest
 from spinevision.data.splits import Splits
 from spinevision.labels import MaskCodes
 
@@ -56,6 +56,7 @@ def test_a_file_that_cannot_be_used_is_named_with_what_to_do(make_dataset: MakeD
     spoil(folder)
     report = report_of(folder)
     assert len(report.problems) == 1
+    assert report.notes == ()
     assert sentence in report.problems[0]
     assert "P1_0.png" in report.problems[0]
     with pytest.raises(DatasetError, match="cannot be used as it is"):
@@ -88,8 +89,17 @@ def test_unknown_values_are_listed_with_their_files(make_dataset: MakeDataset) -
         write_mask(folder / f"masks/P1_{index}.png", np.full((12, 16), 7 if index < 12 else 9, np.uint8))
     (problem,) = report_of(folder).problems
     assert "7 in " in problem
-    assert "masks/P1_9.png and 2 more; 9 in " in problem
+    assert "masks/P1_7.png and 4 more; 9 in " in problem
     assert "masks/P1_12.png. The classes are 0 = background, 255 = nerve;" in problem
+
+
+def test_a_mask_saved_as_jpeg_is_recognised(make_dataset: MakeDataset) -> None:
+    folder = make_dataset(P1=2)
+    Image.fromarray(255 * np.eye(12, 16, dtype=np.uint8)).save(folder / "masks/P1_0.jpg", quality=60)
+    (folder / "masks/P1_0.jpg").rename(folder / "masks/P1_0.png")
+    (problem,) = report_of(folder).problems
+    assert " more values. The classes are 0 = background, 255 = nerve; so many come from masks saved as JPEG" in problem
+    assert len(problem) < 2000
 
 
 @pytest.mark.parametrize("foreground", [1, 255])
@@ -123,9 +133,7 @@ def test_255_is_ignore_unless_it_is_named(make_dataset: MakeDataset) -> None:
     write_mask(folder / "masks/P1_1.png", np.full((12, 16), 255, np.uint8))
     report = report_of(folder)
     assert report.problems == ()
-    assert report.notes == (
-        f"masks that hold nothing but ignore (255), where nothing is learnt or measured: {folder}/masks/P1_1.png",
-    )
+    assert report.notes == ("masks that hold nothing but ignore (255), where nothing is learnt or measured: masks/P1_1.png",)
     (folder / "classes.json").write_text('{"0": "background", "1": "nerve", "255": "bone"}')
     assert report_of(folder).notes == ()
 
@@ -155,7 +163,7 @@ def thumbnails_report(thumbnails: np.ndarray, parts: list[str]) -> tuple[Dataset
         "patient",
         {part: tuple(r for r, p in zip(rows, parts, strict=True) if p == part) for part in ("train", "validation", "test")},
     )
-    return DatasetReport("the set", MaskCodes.binary(255), frames, (), ()), splits
+    return DatasetReport(Manifest("the set", tuple(rows), None), MaskCodes.binary(255), frames, (), ()), splits
 
 
 def test_near_duplicates_equal_a_search_of_every_pair(monkeypatch: pytest.MonkeyPatch) -> None:

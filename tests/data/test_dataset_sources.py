@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -14,9 +15,11 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from loopback_hub import serve
 from PIL import Image
 
+from spinevision import SpineDataModule, UNet
 from spinevision.data.check import inspect
 from spinevision.data.dataset import FrameDataset, collate
 from spinevision.data.manifest import DatasetError, read_manifest
@@ -27,6 +30,7 @@ from spinevision.structures import FrameBatch, InputSpec
 
 CLASSES = {0: "background", 1: "nerve", 2: "bone"}
 PATIENTS = {"P1": 3, "P2": 2, "P3": 2}
+SPLIT = ["train"] * 3 + ["validation"] * 2 + ["test"] * 2
 
 
 @pytest.fixture
@@ -141,6 +145,18 @@ def test_a_damaged_picture_in_a_dataset_is_named(make_dataset: Callable[..., Pat
     (folder / "masks/P1_1.png").write_text("no picture")
     (problem,) = inspect(read_manifest(data, {0: "background", 255: "nerve"}), progress=False).problems
     assert problem.startswith("the mask of P1_1.png (row 1) is not an image")
+
+
+def test_a_dataset_trains_with_worker_processes(folder: Path, cache: str) -> None:
+    table = folder / "metadata.csv"
+    table.write_text("".join(f"{line}{part}\n" for line, part in zip(table.read_text().split(), ["", *SPLIT], strict=True)))
+    data = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=cache, split="train")
+    module = SpineDataModule(root=data, batch_size=2, num_workers=2, classes=CLASSES)
+    trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False)
+    trainer.fit(UNet(list(CLASSES.values()), preprocess=Preprocess(size=(24, 24)), **UNet.SMALL), module)
+    assert trainer.global_step == 1
+    again = pickle.loads(pickle.dumps(trainer.train_dataloader.dataset))
+    assert torch.equal(again[0][0], trainer.train_dataloader.dataset[0][0])
 
 
 CHILD = """

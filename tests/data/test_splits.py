@@ -67,6 +67,11 @@ def test_the_parts_come_near_the_fractions() -> None:
             assert len(splits.parts[part]) / total == pytest.approx(share, abs=0.03)
 
 
+def test_no_part_that_was_asked_for_stays_empty() -> None:
+    splits = split_frames(manifest_of(*frames(P1=10, P2=10, P3=10)), fractions=(0.98, 0.01, 0.01))
+    assert [len(splits.parts[part]) for part in PARTS] == [10, 10, 10]
+
+
 def test_the_same_seed_gives_the_same_parts_and_another_seed_others() -> None:
     rows = frames(**{f"P{i}": 4 for i in range(12)})
     first = placed(split_frames(manifest_of(*rows), seed=3))
@@ -173,8 +178,8 @@ def test_what_cannot_be_divided_is_refused_in_one_sentence(manifest: Manifest, s
 
 def test_advice_is_given_only_where_it_helps() -> None:
     with pytest.raises(DatasetError) as error:
-        split_frames(manifest_of(*frames(P1=4, P2=4)))
-    assert "split by sequence" not in str(error.value)  # no sequences are known
+        split_frames(manifest_of(("P1", "s1"), ("P1", ""), ("P2", "s1"), ("P2", "")))
+    assert "split by sequence" not in str(error.value)  # two sequences are too few as well
 
 
 @pytest.mark.parametrize(
