@@ -28,7 +28,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
                 say(fit(given[1:]))
             else:
-                parsed = _parser().parse_args(given)
+                parsed = _parser().parse_args(given or ["--help"])
                 run: Callable[[argparse.Namespace], None] = parsed.run
                 run(parsed)
         return 0

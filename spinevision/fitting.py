@@ -9,6 +9,7 @@ import re
 import shlex
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -24,7 +25,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from spinevision.analysis.evaluate import evaluate, results_text, write_results
 from spinevision.data.check import DatasetReport, inspect
 from spinevision.data.datamodule import SpineDataModule
-from spinevision.data.manifest import read_manifest
+from spinevision.data.manifest import DatasetError, read_manifest
 from spinevision.files import write_text
 from spinevision.models import find_architecture, list_architectures
 from spinevision.models.base import SpineModel
@@ -96,7 +97,7 @@ def fit(arguments: Sequence[str]) -> str:
             raise UsageError(f"{error}; --model.labels [{', '.join(codes.labels)}] trains on all of them") from error
     if trainer.is_global_zero:
         write_splits(output / "splits.csv", data.splits)
-        write_text(output / "config.yaml", f"# spinevision fit {shlex.join(arguments)}\n{cli.parser.dump(cli.config)}")
+        write_text(output / "config.yaml", f"# spinevision fit {shlex.join(arguments)}\n{cli.parser.dump(cli.config, skip_none=False)}")
     interrupted = _train(trainer, model, data, output)
     if not trainer.is_global_zero:
         return ""
@@ -134,6 +135,7 @@ def _quieten_lightning() -> None:
     """Leave out the advice that the framework gives to programmers, and say nothing twice in a distributed training."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message="LightningCLI's args parameter|Experiment logs directory .* is not empty")
     if rank_zero_only.rank:
         logging.getLogger("spinevision").setLevel(logging.ERROR)
 
@@ -212,6 +214,8 @@ def _parse(recipes: list[Path], start: SpineModel | None, rest: list[str], outpu
     tables = [read_recipe(path) for path in recipes]
     named = [*map(recipe_architecture, tables), type(start).__name__ if start else None, _architecture_option(rest)]
     architecture = next(filter(None, reversed(named)), None)
+    if architecture is None:
+        raise UsageError(f"no architecture is named; add a model section to {recipes[-1]} or give --model NAME (see `spinevision list`)")
     options = {word[2:].partition("=")[0].rstrip("+") for word in rest if word.startswith("--")}
     for option in options:
         check_key(option, architecture, beside=("config", "from", "output", "help", "print_config"))
@@ -219,13 +223,15 @@ def _parse(recipes: list[Path], start: SpineModel | None, rest: list[str], outpu
         find_architecture(name)  # the parser knows a class by its short name once it is imported
     arguments = [f"--config={path}" for path in recipes]
     given = {key.replace(".init_args", "") for key in [*options, *(key for table in tables for key in dotted_keys(table))]}
-    if "data.root" not in given:
+    if "data.root" not in given and not {"help", "print_config"} & options:
         raise UsageError("--data.root is missing: give the dataset's folder or Hub id")
     if "model.labels" not in given:
         arguments.append(f"--model.init_args.labels={json.dumps([_FROM_DATASET])}")
     try:
         return _FitCLI([*arguments, *_model_options(start), *rest], output)
-    except UsageError as error:
+    except DatasetError:
+        raise
+    except ValueError as error:
         raise UsageError(_with_file(str(error), dict(zip(recipes, tables, strict=True)), options)) from error
 
 
@@ -262,7 +268,7 @@ def _plain_errors() -> Iterator[None]:
     """Turn the framework's refusals into ours."""
     try:
         yield
-    except MisconfigurationException as error:
+    except (MisconfigurationException, ImportError) as error:
         raise UsageError(f"Lightning refuses these options: {' '.join(str(error).split())}") from error
     except ValueError as error:
         if "Does not validate" not in str(error):

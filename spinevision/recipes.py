@@ -67,7 +67,7 @@ def read_recipe(path: Path) -> dict[str, Any]:
         architecture = recipe_architecture(recipe)
         for key in dotted_keys(recipe):
             check_key(key, architecture)
-    except ValueError as error:
+    except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     return recipe
 
@@ -76,7 +76,7 @@ def recipe_architecture(recipe: dict[str, Any]) -> str | None:
     """The class name of the architecture that a recipe names, or None.
 
     Raises:
-        ValueError: no such architecture; the sentence names the nearest.
+        UsageError: no such architecture; the sentence names the nearest.
     """
     model = recipe.get("model")
     name = model.get("class_path") if isinstance(model, dict) else model
@@ -87,9 +87,12 @@ def architecture_name(name: str) -> str:
     """The class name of an architecture, given with or without its package.
 
     Raises:
-        ValueError: no such architecture; the sentence names the nearest.
+        UsageError: no such architecture; the sentence names the nearest.
     """
-    return find_architecture(name.rpartition(".")[2]).__name__
+    try:
+        return find_architecture(name.rpartition(".")[2]).__name__
+    except ValueError as error:
+        raise UsageError(str(error)) from error
 
 
 def check_key(key: str, architecture: str | None, beside: Sequence[str] = ()) -> None:

@@ -36,7 +36,7 @@ class InputSpec:
     target: Literal["mask", "presence"] = "mask"
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class FrameBatch:
     """A batch of frames with their masks and where they come from.
 

@@ -309,8 +309,9 @@ def test_a_value_that_cannot_be_is_refused_with_the_recipe_that_holds_it(phantom
     recipe = tmp_path / "mine.yaml"
     options = ["--config", str(recipe), "--data.root", str(phantom_folder), "--output", str(tmp_path / "run")]
     for text, sentence in (
-        ("training: {loss: dise}", "mine.yaml: training.loss must be one of"),
-        ("training: {learning_rate: -1}", "mine.yaml: learning_rate must be above 0"),
+        ("model: {class_path: UNet}\ntraining: {loss: dise}", "mine.yaml: training.loss must be one of"),
+        ("model: {class_path: UNet}\ntraining: {learning_rate: -1}", "mine.yaml: learning_rate must be above 0"),
+        ("training: {loss: dice}", "no architecture is named; add a model section to .*mine.yaml or give --model NAME"),
         ("model: {class_path: UNet, init_args: {width: big}}", "mine.yaml: model.width must be a whole number, found big"),
     ):
         recipe.write_text(text)

@@ -62,7 +62,7 @@ class SpineModel(LightningModule, ABC):
                 f"{type(self).__name__} must pass on all of its arguments ({sorted(expected)}), it passed {sorted(arguments)}"
             )
         self.labels = LabelSpace.of(labels)
-        # Channels last is the layout that convolutions are fastest in, several times so when training on a processor.
+        # Channels last is the layout that convolutions are fastest in.
         self.network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.preprocess = preprocess if isinstance(preprocess, Preprocess) else Preprocess(**(preprocess or {}))
         self.arguments = dict(arguments)
@@ -212,7 +212,13 @@ class SpineModel(LightningModule, ABC):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the operating point back; a resumed fit keeps the settings it was started with."""
+        """Take the operating point back; a resumed fit keeps the settings it was started with.
+
+        Raises:
+            ValueError: a checkpoint of something else.
+        """
+        if "spinevision" not in checkpoint:
+            raise ValueError("this checkpoint was not written by a model of spinevision; give one that was")
         self.set_operating_point(checkpoint["spinevision"]["operating_point"])
 
     save_pretrained = persistence.save_pretrained

@@ -179,7 +179,7 @@ def load_pretrained(
     other = [name for name, tensor in tensors.items() if tensor.is_floating_point() and tensor.dtype != stored]
     if other:
         raise ModelFolderError(
-            f"{folder / CONFIG} says {config.dtype}, but the weights hold {tensors[other[0]].dtype} in {listed(other)}; save it again"
+            f"{folder / CONFIG} says {config.dtype}, but {listed(other)} came as {tensors[other[0]].dtype}; save the model again"
         )
     if fresh:
         # Made for real, now that the file is known to hold what the config asks for, so that the architecture's own rule applies.

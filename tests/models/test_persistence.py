@@ -90,7 +90,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "not a number": (lambda f: weights(f, lambda t: t[FIRST].fill_(torch.nan)), rf"{FIRST} holds NaN"),
     "other precision": (
         lambda f: weights(f, lambda t: t.update({HEAD: t[HEAD].half()})),
-        "says float32, but.*float16 in head.weight",
+        "says float32, but head.weight came as torch.float16",
     ),
     "tampered weights": (lambda f: weights(f, lambda t: t[FIRST].mul_(1.1)), "does not give the outputs stored with it"),
     "tampered statistics": (lambda f: change(f, "preprocess", "mean", value=[0.5, 0.5, 0.5]), "does not give the outputs stored"),
@@ -391,6 +391,8 @@ def test_a_checkpoint_that_cannot_be_used_is_refused(
     assert sentence in answer
     assert "a.ckpt" in answer
     assert not (tmp_path / "ran.txt").exists()
+    with pytest.raises(ValueError, match="not written by a model of spinevision"):
+        UNet(["nerve"], width=2).on_load_checkpoint({"state_dict": {}})
     (tmp_path / "text.ckpt").write_text("no checkpoint")
     for path in ("text.ckpt", "missing.ckpt"):
         assert f"{path} is not a checkpoint" in refused(lambda path=path: SpineModel.from_checkpoint(tmp_path / path))

@@ -337,11 +337,22 @@ def test_the_threshold_is_chosen_on_validation_and_stored_everywhere(trainer: Ca
     assert SpineModel.from_pretrained(tmp_path / "model").operating_point() == {"threshold": model.threshold}
 
 
-def test_an_evaluation_or_a_sanity_check_chooses_no_threshold(trainer: Callable[..., Trainer]) -> None:
-    model = unet()
+def test_every_validation_starts_its_scores_afresh(trainer: Callable[..., Trainer]) -> None:
+    model, run = unet(learning_rate=0.05, schedule="constant"), trainer(max_epochs=3)
+    run.fit(model, loader(), loader(2, seed=1))
+    last = dict(run.callback_metrics)
+    model.threshold = 0.5
+    alone = trainer().validate(model, loader(2, seed=1), verbose=False)[0]
+    for name in ("val/dice", "val/iou", "val/dice_pooled", "val/loss"):
+        assert alone[name] == pytest.approx(float(last[name]), abs=1e-6)
+
+
+def test_an_evaluation_or_a_sanity_check_chooses_no_threshold(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
+    model = unet(ema_decay=0.5)
     model.threshold = 0.123
     trainer().validate(model, loader(2), verbose=False)
     trainer().test(model, loader(2), verbose=False)
+    assert not list(tmp_path.rglob("*.ckpt"))
     trainer(check_val_every_n_epoch=5, num_sanity_val_steps=2).fit(model, loader(), loader(2))
     assert model.threshold == 0.123
 

@@ -1,0 +1,223 @@
+"""Opening what a training left, and scoring a model on the frames it may be scored on."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from red_model import RedModel, write_dataset
+
+from spinevision import SpineModel, UNet
+from spinevision.data.manifest import DatasetError
+from spinevision.hub.config import ModelFolderError
+from spinevision.models import ARCHITECTURES
+from spinevision.recipes import recipe_names
+from spinevision.runs import LoadedModel, evaluate_model, list_table, open_model, open_segmenter
+
+BINARY = {0: "background", 255: "nerve"}
+MARKED = np.pad(np.ones((4, 8), np.uint8), ((0, 4), (0, 0)))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Four patients with two frames each."""
+    frames = [(f"{patient}{index}", patient, MARKED, 255 * MARKED) for patient in "ABCD" for index in range(2)]
+    return write_dataset(tmp_path / "data", frames, BINARY)
+
+
+def results(output: Path) -> dict[str, Any]:
+    return json.loads((output / "results.json").read_text())
+
+
+def scored(output: Path) -> list[str]:
+    lines = (output / "per_frame.csv").read_text().splitlines()[1:]
+    return [Path(line.split(",")[0]).stem for line in lines]
+
+
+def with_splits(folder: Path, run: Path, parts: dict[str, str], unit: str = "patient") -> LoadedModel:
+    """A model whose run had these patients in these parts."""
+    run.mkdir()
+    rows = [f"images/{patient}{index}.png,{patient},{part}" for patient, part in parts.items() for index in range(2)]
+    (run / "splits.csv").write_text("\n".join([f"frame,{unit},part", *rows]) + "\n")
+    UNet(["nerve"], width=4).save_pretrained(run / "model")
+    return LoadedModel(RedModel(["nerve"]), str(run), open_model(str(run)).splits)
+
+
+# Opening
+
+
+def test_a_run_a_model_folder_and_a_run_that_was_cut_off_give_the_same_model(
+    trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, folder = open_model(str(trained_run)), open_model(str(trained_run / "model"))
+    assert run.splits is not None
+    assert run.splits.unit == "patient"
+    assert len(run.splits.parts) == 32
+    assert folder.splits is None
+    cut = shutil.copytree(trained_run, tmp_path / "cut", ignore=shutil.ignore_patterns("model"))
+    with caplog.at_level(logging.WARNING, "spinevision"):
+        rest = open_model(str(cut))
+    assert "best checkpoint is used" in caplog.text
+    assert rest.splits == run.splits
+    frames = torch.randn(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(run.model(frames), folder.model(frames))
+        assert torch.equal(run.model(frames), rest.model(frames))
+    shutil.rmtree(cut / "checkpoints")
+    with pytest.raises(ModelFolderError, match="is a run that has kept no model yet"):
+        open_model(str(cut))
+
+
+def test_what_is_no_model_is_refused(tmp_path: Path, phantom_folder: Path) -> None:
+    for source in (str(tmp_path / "missing"), str(phantom_folder), "no model"):
+        with pytest.raises(ModelFolderError):
+            open_model(source)
+
+
+def test_a_damaged_table_of_splits_is_named(trained_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(trained_run, tmp_path / "run")
+    for text in ("frame,colour,part\na,b,c\n", "", "frame,patient,part\na,b\n"):
+        (run / "splits.csv").write_text(text)
+        with pytest.raises(DatasetError, match=r"splits\.csv is not a table"):
+            open_model(str(run))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "meta", "gpuu", "vulkan"])
+def test_a_device_that_is_not_there_is_refused(trained_run: Path, device: str) -> None:
+    with pytest.raises(ValueError, match=f"there is no device '{device}' here; use cpu"):
+        open_segmenter(str(trained_run), device)
+
+
+def test_a_model_that_makes_no_masks_is_refused(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Classifier(SpineModel):
+        pass
+
+    monkeypatch.setattr("spinevision.runs.SpineSegmenter", Classifier)
+    with pytest.raises(ValueError, match="holds a UNet, which makes no masks"):
+        open_segmenter(str(trained_run), "cpu")
+
+
+def test_the_processor_is_taken_where_there_is_no_other(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
+    assert open_segmenter(str(trained_run)).model.device == torch.device("cpu")
+
+
+# Which frames are scored
+
+
+def test_the_parts_of_the_run_are_used(folder: Path, tmp_path: Path) -> None:
+    loaded = with_splits(folder, tmp_path / "run", {"A": "train", "B": "train", "C": "validation", "D": "test"})
+    evaluate_model(loaded, str(folder), tmp_path / "out")
+    assert scored(tmp_path / "out") == ["D0", "D1"]
+    assert results(tmp_path / "out")["data"] == {
+        "source": str(folder),
+        "part": "test",
+        "split_from": f"the run {tmp_path / 'run'}",
+        "note": None,
+    }
+    for part, frames in (("validation", "C"), ("train", "AB"), ("all", "ABCD")):
+        evaluate_model(loaded, str(folder), tmp_path / part, part=part)
+        assert scored(tmp_path / part) == [f"{patient}{index}" for patient in frames for index in range(2)]
+
+
+def test_the_runs_parts_win_over_the_split_column(tmp_path: Path) -> None:
+    frames = [(f"{patient}{index}", patient, MARKED, 255 * MARKED) for patient in "AB" for index in range(2)]
+    folder = write_dataset(tmp_path / "data", frames, BINARY, parts=["test", "test", "train", "train"])
+    loaded = with_splits(folder, tmp_path / "run", {"A": "train", "B": "test"})
+    evaluate_model(loaded, str(folder), tmp_path / "out")
+    assert scored(tmp_path / "out") == ["B0", "B1"]
+
+
+def test_the_split_column_is_used_where_the_run_knows_none_of_the_frames(tmp_path: Path) -> None:
+    """Equal file names in another dataset are other frames: their patients differ."""
+    frames = [(f"{patient}{index}", f"other {patient}", MARKED, 255 * MARKED) for patient in "AB" for index in range(2)]
+    folder = write_dataset(tmp_path / "data", frames, BINARY, parts=["test", "test", "train", "train"])
+    loaded = with_splits(folder, tmp_path / "run", {"A": "train", "B": "test"})
+    evaluate_model(loaded, str(folder), tmp_path / "out")
+    assert scored(tmp_path / "out") == ["A0", "A1"]
+    assert results(tmp_path / "out")["data"]["split_from"] == "the split column"
+
+
+def test_where_no_parts_are_known_all_frames_are_scored_and_the_results_say_so(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = LoadedModel(RedModel(["nerve"]), "a model", None)
+    with caplog.at_level(logging.WARNING, "spinevision"):
+        text = evaluate_model(loaded, str(folder), tmp_path / "out")
+    assert "all frames are scored" in caplog.text
+    assert "8 frames of 4 patients" in text
+    told = results(tmp_path / "out")
+    assert told["frames"] == 8
+    assert told["data"]["part"] == "all"
+    assert "the numbers are too good" in told["data"]["note"]
+    with pytest.raises(DatasetError, match="not known which frames of .* are the test part; .* --part all"):
+        evaluate_model(loaded, str(folder), tmp_path / "other", part="test")
+
+
+def test_a_part_without_frames_is_refused_with_the_parts_there_are(folder: Path, tmp_path: Path) -> None:
+    loaded = with_splits(folder, tmp_path / "run", {"A": "train", "B": "train", "C": "validation"})
+    with pytest.raises(DatasetError, match=r"no frame of .* is in the test part .*train 4, validation 2, no part 2\)"):
+        evaluate_model(loaded, str(folder), tmp_path / "out")
+
+
+def test_intervals_go_over_the_unit_of_the_run_unless_another_is_asked_for(tmp_path: Path) -> None:
+    frames = [(f"{patient}{index}", patient, MARKED, 255 * MARKED) for patient in "AB" for index in range(2)]
+    folder = write_dataset(tmp_path / "data", frames, BINARY)
+    table = (folder / "metadata.csv").read_text().splitlines()
+    lines = [f"{table[0]},sequence_id", *(f"{line},film{index}" for index, line in enumerate(table[1:]))]
+    (folder / "metadata.csv").write_text("\n".join(lines))
+    loaded = LoadedModel(RedModel(["nerve"]), "a model", None)
+    for unit, groups in ((None, 2), ("patient", 2), ("sequence", 4)):
+        evaluate_model(loaded, str(folder), tmp_path / str(unit), split_by=unit)  # type: ignore[arg-type]
+        told = results(tmp_path / str(unit))
+        assert (told["unit"], told["groups"]) == (unit or "patient", groups)
+
+
+def test_only_the_frames_scored_have_to_be_sound(folder: Path, tmp_path: Path) -> None:
+    (folder / "images" / "A0.png").write_bytes(b"no image")
+    loaded = with_splits(folder, tmp_path / "run", {"A": "train", "B": "train", "C": "validation", "D": "test"})
+    evaluate_model(loaded, str(folder), tmp_path / "out")
+    with pytest.raises(DatasetError, match=r"A0\.png"):
+        evaluate_model(loaded, str(folder), tmp_path / "out", part="train")
+
+
+def test_without_classes_json_all_masks_tell_what_a_value_means(folder: Path, tmp_path: Path) -> None:
+    """The frames scored hold no nerve at all, the others do."""
+    (folder / "classes.json").unlink()
+    for index in range(2):
+        Image.fromarray(0 * MARKED).save(folder / "masks" / f"D{index}.png")
+    loaded = with_splits(folder, tmp_path / "run", {"A": "train", "B": "train", "C": "validation", "D": "test"})
+    evaluate_model(LoadedModel(RedModel(["foreground"]), loaded.source, loaded.splits), str(folder), tmp_path / "out")
+    assert results(tmp_path / "out")["classes"]["foreground"]["frames_without_class"] == 2
+
+
+def test_results_say_what_was_scored(folder: Path, tmp_path: Path) -> None:
+    model = RedModel(["nerve"])
+    evaluate_model(LoadedModel(model, "org/red", None), str(folder), tmp_path / "out")
+    told = results(tmp_path / "out")["model"]
+    assert told["source"] == "org/red"
+    assert told["architecture"] == "RedModel"
+    assert told["labels"] == ["nerve"]
+    assert told["threshold"] == 0.5
+    assert told["preprocess"] == model.preprocess.config()
+
+
+# The list
+
+
+def test_the_list_names_every_architecture_with_its_size_and_every_recipe_with_its_title() -> None:
+    table = list_table().splitlines()
+    sizes = {line.split()[0]: line.split()[1] for line in table[1 : 1 + len(ARCHITECTURES)]}
+    assert set(sizes) == set(ARCHITECTURES)
+    assert sizes["AR2UNet"] == "39,442,925"
+    assert sizes["UNetPlusPlus"] == "9,163,329"
+    titles = {line.split()[0]: line for line in table[3 + len(ARCHITECTURES) :]}
+    assert set(titles) == set(recipe_names())
+    assert "Rhee et al. 2025" in titles["ar2unet-bess"]
