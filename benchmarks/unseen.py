@@ -65,8 +65,9 @@ def table(name: str, results: dict) -> str:
     about, unit = results["benchmark"], results["unit"]
     rows = [f"| class | frames with it | Dice per image | 95 % interval over {unit}s | IoU per image | Dice pooled | AUROC | AUPRC |", "| --- " * 8 + "|"]
     for label, entry in results["classes"].items():
-        interval = entry.get("dice_per_image_interval") or {"low": None, "note": "absent"}
-        span = interval["note"] if interval["low"] is None else f"{interval['low']:.3f} to {interval['high']:.3f}"
+        interval = entry.get("dice_per_image_interval") or {"low": None}
+        few = f"none: {interval.get('groups', 0)} {unit}s are too few"
+        span = few if interval["low"] is None else f"{interval['low']:.3f} to {interval['high']:.3f}"
         scores = [entry[key] for key in ("iou_per_image", "dice_pooled", "auroc", "auprc")]
         cells = ["absent" if value is None else f"{value:.3f}" for value in (entry["dice_per_image"], *scores)]
         rows.append(f"| {label} | {entry['frames_with_class']} | {cells[0]} | {span} | {' | '.join(cells[1:])} |")

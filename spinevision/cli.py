@@ -86,11 +86,8 @@ def _sentence(error: Exception) -> str:
 class _Parser(argparse.ArgumentParser):
     """Answers what it does not know with one sentence that names the nearest it does."""
 
-    def __init__(self, **options: object) -> None:
-        super().__init__(**options, allow_abbrev=False)  # type: ignore[arg-type]
-
-    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def,override]  # noqa: ANN
-        """Look for unknown options first: argparse would rather complain of what is missing."""
+    def parse_known_args(self, args=None, namespace=None):  # type: ignore[no-untyped-def]
+        """Look for unknown options first: argparse would complain of what is missing, or take a beginning for the whole."""
         known = self._option_string_actions
         if self._subparsers is None:
             for word in args or ():
@@ -149,8 +146,12 @@ def _parser() -> argparse.ArgumentParser:
     phantom.add_argument("folder", type=Path, help="new folder")
     phantom.add_argument("--patients", type=int, default=6, help="number of patients (default: %(default)s)")
     phantom.add_argument("--frames", type=int, default=40, help="frames a patient (default: %(default)s)")
-    phantom.add_argument("--size", type=int, nargs=2, default=(256, 256), metavar=("HEIGHT", "WIDTH"), help="pixels (default: 256 256)")
-    phantom.add_argument("--classes", choices=["nerve", "tissue"], default="nerve", help="one class or several (default: %(default)s)")
+    phantom.add_argument(
+        "--size", type=int, nargs=2, default=(256, 256), metavar=("HEIGHT", "WIDTH"), help="pixels (default: 256 256)"
+    )
+    phantom.add_argument(
+        "--classes", choices=["nerve", "tissue"], default="nerve", help="one class or several (default: %(default)s)"
+    )
     phantom.add_argument("--seed", type=int, default=0, help="another seed draws other patients (default: %(default)s)")
     return parser
 

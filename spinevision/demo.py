@@ -17,9 +17,9 @@ RECIPE = ("--config", "demo")
 
 
 def run_demo(
-    output: Path, *, patients: int = 14, frames: int = 30, size: tuple[int, int] = (128, 128), options: Sequence[str] = ()
+    output: Path, *, patients: int = 40, frames: int = 10, size: tuple[int, int] = (128, 128), options: Sequence[str] = ()
 ) -> str:
-    """Leave a run folder with ``model/``, ``results.json`` and, of one unseen frame, ``frame.png``, ``mask.png`` and ``overlay.png``.
+    """Leave a run folder, and in it of one unseen frame ``frame.png``, ``mask.png`` and ``overlay.png``.
 
     Args:
         output: the folder; an earlier demo in its place is replaced.

@@ -41,12 +41,11 @@ from spinevision.recipes import (
     recipe_path,
     value_sentence,
 )
-from spinevision.runs import describe_model, open_model, write_splits
+from spinevision.runs import clear_run, describe_model, in_words, open_model, refuse_used, take_weights, write_splits
 
 logger = logging.getLogger(__name__)
 
 _FROM_DATASET = "<from the dataset>"
-_RUN_FILES = ("config.yaml", "splits.csv", "metrics.csv", "hparams.yaml")
 _HELP = """\
 options of spinevision:
   --config NAME|FILE    a recipe of the package (see `spinevision list`) or a YAML file; later ones win; without any: default
@@ -78,32 +77,31 @@ def fit(arguments: Sequence[str]) -> str:
     _quieten_lightning()
     if {"-h", "--help"} & set(rest):
         sys.stdout.write(_HELP)
-    start = open_model(options.source).model if options.source else None
+    output = options.output or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
+    if _in_charge():
+        refuse_used(output)
     recipes = [recipe_path(name) for name in options.config or ["default"]]
-    output = _free_folder(options.output)
+    start = open_model(options.source).model if options.source else None
     with _plain_errors():
         cli = _parse(recipes, start, rest, output)
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
     if start is not None:
         take_weights(model, start)
+    _refuse_other_classes(model, data)
     if not options.config:
         logger.info("no --config given, so this is the default recipe; `spinevision list` shows others")
-    logger.info("%s", in_words(model))
+    logger.info(in_words(model))
 
-    if codes := data.manifest.codes:
-        try:
-            codes.table(model.labels)
-        except ValueError as error:
-            raise UsageError(f"{error}; --model.labels [{', '.join(codes.labels)}] trains on all of them") from error
     if trainer.is_global_zero:
+        settings = cli.parser.dump(cli.config, skip_none=False)
         write_splits(output / "splits.csv", data.splits)
-        write_text(output / "config.yaml", f"# spinevision fit {shlex.join(arguments)}\n{cli.parser.dump(cli.config, skip_none=False)}")
+        write_text(output / "config.yaml", f"# spinevision fit {shlex.join(arguments)}\n{settings}")
     interrupted = _train(trainer, model, data, output)
     if not trainer.is_global_zero:
         return ""
     best = _best_checkpoint(trainer)
     if interrupted and not best:
-        _clear(output)
+        clear_run(output)
         raise KeyboardInterrupt("no epoch was complete, so nothing was kept")
     if best:
         model = SpineModel.from_checkpoint(best)
@@ -111,9 +109,13 @@ def fit(arguments: Sequence[str]) -> str:
         logger.warning("no checkpoint was kept, so the model folder holds the weights of the last step")
     if interrupted:
         model.save_pretrained(output / "model")
-        raise KeyboardInterrupt(f"the best weights so far are in {output / 'model'}; score them with `spinevision evaluate {output} DATA --output FOLDER`")
-    about = {"recipe": ", ".join(options.config or ["default"]), "started_from": options.source}
-    return f"{_finish(model.to(trainer.strategy.root_device), data, output, about)}\nrun folder: {output}"
+        advice = f"score them with `spinevision evaluate {output} DATA --output FOLDER`"
+        raise KeyboardInterrupt(f"the best weights so far are in {output / 'model'}; {advice}")
+    origin = {
+        "recipe": ", ".join(map(_public_name, options.config or ["default"])),
+        "started_from": options.source and _public_name(options.source),
+    }
+    return f"{_finish(model.to(trainer.strategy.root_device), data, output, origin)}\nrun folder: {output}"
 
 
 class _OwnParser(argparse.ArgumentParser):
@@ -131,25 +133,18 @@ def _own_options(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str
     return parser.parse_known_args(list(arguments))
 
 
+def _in_charge() -> bool:
+    """Whether this is the first of the processes of a distributed training; the others write and say nothing."""
+    return not getattr(rank_zero_only, "rank", 0)
+
+
 def _quieten_lightning() -> None:
     """Leave out the advice that the framework gives to programmers, and say nothing twice in a distributed training."""
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message="LightningCLI's args parameter|Experiment logs directory .* is not empty")
-    if rank_zero_only.rank:
+    if not _in_charge():
         logging.getLogger("spinevision").setLevel(logging.ERROR)
-
-
-def _free_folder(asked: Path | None) -> Path:
-    """The run folder, which must not hold anything yet; the helper processes of a distributed training write nothing."""
-    output = asked or Path("runs") / time.strftime("%Y%m%d-%H%M%S")
-    if rank_zero_only.rank or not output.exists():
-        return output
-    if not output.is_dir():
-        raise UsageError(f"{output} is a file; name a new folder with --output")
-    if any(output.iterdir()):
-        raise UsageError(f"{output} is not empty; name a new folder with --output, so that no earlier run is lost")
-    return output
 
 
 # The command line
@@ -175,7 +170,11 @@ class _FitCLI(LightningCLI):
             run=False,
             args=arguments,
             parser_class=_Parser,
-            parser_kwargs={"prog": "spinevision fit", "description": "Train on a folder of frames and masks.", "allow_abbrev": False},
+            parser_kwargs={
+                "prog": "spinevision fit",
+                "description": "Train on a folder of frames and masks.",
+                "allow_abbrev": False,
+            },
             save_config_callback=None,
             auto_configure_optimizers=False,
             seed_everything_default=0,
@@ -194,10 +193,11 @@ class _FitCLI(LightningCLI):
         arguments = self.config.model.init_args
         if list(arguments.labels) == [_FROM_DATASET]:
             manifest = read_manifest(self.config.data.root, self.config.data.classes)
-            if manifest.codes is None:
+            codes = manifest.codes
+            if codes is None:
                 self.report = inspect(manifest)
                 self.report.refuse()
-            codes = manifest.codes or self.report.codes
+                codes = self.report.codes
             arguments.labels = list(codes.labels)
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
@@ -215,7 +215,9 @@ def _parse(recipes: list[Path], start: SpineModel | None, rest: list[str], outpu
     named = [*map(recipe_architecture, tables), type(start).__name__ if start else None, _architecture_option(rest)]
     architecture = next(filter(None, reversed(named)), None)
     if architecture is None:
-        raise UsageError(f"no architecture is named; add a model section to {recipes[-1]} or give --model NAME (see `spinevision list`)")
+        raise UsageError(
+            f"no architecture is named; add a model section to {recipes[-1]} or give --model NAME (see `spinevision list`)"
+        )
     options = {word[2:].partition("=")[0].rstrip("+") for word in rest if word.startswith("--")}
     for option in options:
         check_key(option, architecture, beside=("config", "from", "output", "help", "print_config"))
@@ -232,12 +234,13 @@ def _parse(recipes: list[Path], start: SpineModel | None, rest: list[str], outpu
     except DatasetError:
         raise
     except ValueError as error:
-        raise UsageError(_with_file(str(error), dict(zip(recipes, tables, strict=True)), options)) from error
+        sentence = value_sentence(str(error)) if "Does not validate" in str(error) else str(error)
+        raise UsageError(_with_file(sentence, dict(zip(recipes, tables, strict=True)), options)) from error
 
 
 def _architecture_option(rest: list[str]) -> str | None:
     """The architecture that the command line names, as ``--model NAME`` or ``--model=NAME``."""
-    for word, following in zip(rest, [*rest[1:], ""]):
+    for word, following in zip(rest, [*rest[1:], ""], strict=False):
         option, equals, value = word.partition("=")
         if option in {"--model", "--model.class_path"} and not Path(name := value if equals else following).is_file():
             return architecture_name(name)
@@ -270,41 +273,18 @@ def _plain_errors() -> Iterator[None]:
         yield
     except (MisconfigurationException, ImportError) as error:
         raise UsageError(f"Lightning refuses these options: {' '.join(str(error).split())}") from error
-    except ValueError as error:
-        if "Does not validate" not in str(error):
-            raise
-        raise UsageError(value_sentence(str(error))) from error
 
 
 # Training
 
 
-def take_weights(model: SpineModel, start: SpineModel) -> None:
-    """Copy the weights of a loaded model; the head too when the classes are the same, else it stays new and that is said.
-
-    Raises:
-        UsageError: the models differ in more than their classes.
-    """
-    same = list(model.labels) == list(start.labels)
-    fresh = () if same else tuple(f"{part}." for part in model.HEAD)
-    kept, expected = (
-        {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(fresh or ("\0",))}
-        for network in (start.network, model.network)
-    )
-    if {name: tensor.shape for name, tensor in kept.items()} != {name: tensor.shape for name, tensor in expected.items()}:
-        raise UsageError(
-            f"the model to start from is {in_words(start)}, the one asked for is {in_words(model)}; leave its architecture as it is"
-        )
-    model.network.load_state_dict(kept, strict=same)
-    if not same:
-        logger.warning("classes %s replace %s: %s made anew", list(model.labels), list(start.labels), ", ".join(model.HEAD))
-
-
-def in_words(model: SpineModel) -> str:
-    """A model in a line."""
-    arguments = "".join(f" {name}={value}" for name, value in model.arguments.items())
-    size = sum(parameter.numel() for parameter in model.network.parameters())
-    return f"{type(model).__name__}{arguments} ({size:,} parameters) for {', '.join(model.labels)}"
+def _refuse_other_classes(model: SpineModel, data: SpineDataModule) -> None:
+    """Compare the model's classes with those of ``classes.json`` before any file is read."""
+    if codes := data.manifest.codes:
+        try:
+            codes.table(model.labels)
+        except ValueError as error:
+            raise UsageError(f"{error}; --model.labels [{', '.join(codes.labels)}] trains on all of them") from error
 
 
 def _train(trainer: Trainer, model: SpineModel, data: SpineDataModule, output: Path) -> bool:
@@ -319,12 +299,14 @@ def _train(trainer: Trainer, model: SpineModel, data: SpineDataModule, output: P
     except Exception as error:
         best = _best_checkpoint(trainer)
         if trainer.is_global_zero and not best:
-            _clear(output)
+            clear_run(output)
         finite = all(tensor.isfinite().all() for tensor in model.state_dict().values())
         if finite and "(NaN)" not in str(error):
             raise
         kept = f"; the best weights before that are in {best}" if best else ""
-        raise UsageError(f"the training diverged: it met values that are not numbers; lower training.learning_rate{kept}") from error
+        raise UsageError(
+            f"the training diverged: it met values that are not numbers; lower training.learning_rate{kept}"
+        ) from error
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()  # from here on the first process works alone
@@ -336,24 +318,22 @@ def _best_checkpoint(trainer: Trainer) -> str:
     return getattr(trainer.checkpoint_callback, "best_model_path", "")
 
 
-def _clear(output: Path) -> None:
-    """Remove a run folder that kept nothing, so that the same command can be given again."""
-    for name in _RUN_FILES:
-        (output / name).unlink(missing_ok=True)
-    if output.exists() and not any(output.iterdir()):
-        output.rmdir()
-
-
-def _finish(model: SpineModel, data: SpineDataModule, output: Path, about: dict[str, Any]) -> str:
+def _finish(model: SpineModel, data: SpineDataModule, output: Path, origin: dict[str, Any]) -> str:
     """Score a trained model on the frames kept for that, save it, and describe the results for people."""
-    results = None
+    results: dict[str, Any] | None = None
     if isinstance(model, SpineSegmenter):
         splits, codes = data.splits, data.report.codes
         part = "test" if splits.parts["test"] else "validation"
         evaluation = evaluate(model, splits.parts[part], codes, splits.unit)
-        origin = {"model": describe_model(model, str(output)), "data": {"source": str(data.root), "part": part}, **about}
-        results = write_results(evaluation, model, codes, output, about=origin)
-    # What may be published names no patient.
+        source = {"source": _public_name(str(data.root)), "part": part}
+        about = {"model": describe_model(model, output.name), "data": source, **origin}
+        results = write_results(evaluation, model, codes, output, about=about)
+    # The model folder may be published: it names no patient.
     shared = None if results is None else {key: value for key, value in results.items() if not key.startswith("per_")}
     model.cpu().save_pretrained(output / "model", results=shared)
     return results_text(results) if results else "no results"
+
+
+def _public_name(source: str) -> str:
+    """A file's or folder's name without the way to it, which may name people; a Hub id as it is."""
+    return Path(source).resolve().name if Path(source).exists() else source

@@ -163,7 +163,17 @@ def value_sentence(message: str) -> str:
     lines = [line.strip().removeprefix("- ") for line in message.splitlines()]
     key = ".".join(re.findall(r'Parser key "([\w.]+)"', message))
     found = re.findall(r"(?:Got value|Given value): (?:NestedArg\(.*val=(.*)\)|(.*))", message)
-    noise = ("Parser key", "Does not validate", "Subtypes:", "Errors:", "Given value", "Import path", "Not a valid", "Subclass types", "a ")
+    noise = (
+        "Parser key",
+        "Does not validate",
+        "Subtypes:",
+        "Errors:",
+        "Given value",
+        "Import path",
+        "Not a valid",
+        "Subclass types",
+        "a ",
+    )
     told = [line for line in lines if line and not line.startswith(noise)]
     if sentences := [line for line in told if not line.startswith("Expected a")]:
         return f"{key}{'.' if ' must be ' in sentences[0] else ': '}{sentences[0]}" if key else sentences[0]
@@ -178,6 +188,13 @@ def _kind(wanted: str) -> str:
         return "one of " + ", ".join(map(str, ast.literal_eval(wanted.removeprefix("typing.Literal"))))
     if wanted.startswith(("path ", "dot import path ")):  # other ways to write a value, which nobody meant
         return ""
-    words = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "a text", "Sequence": "a list", "NoneType": ""}
+    words = {
+        "int": "a whole number",
+        "float": "a number",
+        "bool": "true or false",
+        "str": "a text",
+        "Sequence": "a list",
+        "NoneType": "",
+    }
     name = wanted.removeprefix("<class '").removesuffix("'>").rpartition(".")[2]
     return words.get(name, name)

@@ -7,22 +7,25 @@ import logging
 from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
 from spinevision.analysis.evaluate import evaluate, results_text, write_results
 from spinevision.data.check import inspect
-from spinevision.data.manifest import DatasetError, Row, Unit, read_manifest
+from spinevision.data.manifest import DatasetError, Manifest, Row, Unit, read_manifest
 from spinevision.data.splits import Splits
+from spinevision.data.wording import counted
 from spinevision.hub.config import ModelFolderError
 from spinevision.models import find_architecture, list_architectures
 from spinevision.models.base import SpineModel
 from spinevision.models.segmenter import SpineSegmenter
-from spinevision.recipes import recipe_names, recipe_title
+from spinevision.recipes import UsageError, recipe_names, recipe_title
 from spinevision.tables import safe_cell, write_table
 
 logger = logging.getLogger(__name__)
+
+M = TypeVar("M", bound=SpineModel, covariant=True)
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,15 @@ class RunSplits:
 
 
 @dataclass(frozen=True)
-class LoadedModel:
+class LoadedModel(Generic[M]):
     """A model, where it came from, and the splits of its run where it came from one."""
 
-    model: SpineModel
+    model: M
     source: str
     splits: RunSplits | None
 
 
-def open_model(source: str) -> LoadedModel:
+def open_model(source: str) -> LoadedModel[SpineModel]:
     """Load a model by Hub id, model folder or run folder; of a run that was cut off, its best checkpoint.
 
     Raises:
@@ -72,7 +75,7 @@ def open_model(source: str) -> LoadedModel:
     return LoadedModel(model, source, _read_splits(splits) if splits.exists() else None)
 
 
-def open_segmenter(source: str, device: str | None = None) -> LoadedModel:
+def open_segmenter(source: str, device: str | None = None) -> LoadedModel[SpineSegmenter]:
     """Load a model that makes masks, and put it on a device.
 
     Args:
@@ -86,8 +89,7 @@ def open_segmenter(source: str, device: str | None = None) -> LoadedModel:
     loaded = open_model(source)
     if not isinstance(loaded.model, SpineSegmenter):
         raise ValueError(f"{source} holds a {type(loaded.model).__name__}, which makes no masks; give a segmenter")
-    loaded.model.to(target)
-    return loaded
+    return LoadedModel(loaded.model.to(target), source, loaded.splits)
 
 
 def _device(name: str | None) -> torch.device:
@@ -103,6 +105,29 @@ def _device(name: str | None) -> torch.device:
     if device.type not in kinds:
         raise ValueError(f"there is no device {name!r} here; use {' or '.join(kinds)}")
     return device
+
+
+# A run to be
+
+
+def refuse_used(folder: Path) -> None:
+    """Refuse a folder for a new run that holds anything.
+
+    Raises:
+        UsageError: a file, or a folder that is not empty.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UsageError(f"{folder} is a file; name a new folder with --output")
+    if folder.exists() and any(folder.iterdir()):
+        raise UsageError(f"{folder} is not empty; name a new folder with --output, so that no earlier run is lost")
+
+
+def clear_run(folder: Path) -> None:
+    """Remove a run folder that kept nothing, so that the same command can be given again; other files in it stay."""
+    for name in ("config.yaml", "splits.csv", "metrics.csv", "hparams.yaml"):
+        (folder / name).unlink(missing_ok=True)
+    if folder.exists() and not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def write_splits(path: Path, splits: Splits) -> None:
@@ -122,6 +147,34 @@ def _read_splits(path: Path) -> RunSplits:
         raise DatasetError(f"{path} is not a table of frame, patient or sequence, and part ({error}); restore it") from error
 
 
+def take_weights(model: SpineModel, start: SpineModel) -> None:
+    """Copy the weights of a loaded model; the head too when the classes are the same, else it stays new and that is said.
+
+    Raises:
+        UsageError: the models differ in more than their classes.
+    """
+    same = list(model.labels) == list(start.labels)
+    fresh = () if same else tuple(f"{part}." for part in model.HEAD)
+    kept, expected = (
+        {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(fresh or ("\0",))}
+        for network in (start.network, model.network)
+    )
+    if {name: tensor.shape for name, tensor in kept.items()} != {name: tensor.shape for name, tensor in expected.items()}:
+        raise UsageError(
+            f"the model to start from is {in_words(start)}, the one asked for is {in_words(model)}; leave its architecture as it is"
+        )
+    model.network.load_state_dict(kept, strict=False)  # nothing but the head can be missing
+    if not same:
+        logger.warning("classes %s replace %s: %s made anew", list(model.labels), list(start.labels), ", ".join(model.HEAD))
+
+
+def in_words(model: SpineModel) -> str:
+    """A model in a line."""
+    arguments = "".join(f" {name}={value}" for name, value in model.arguments.items())
+    size = sum(parameter.numel() for parameter in model.network.parameters())
+    return f"{type(model).__name__}{arguments} ({size:,} parameters) for {', '.join(model.labels)}"
+
+
 def describe_model(model: SpineModel, source: str) -> dict[str, Any]:
     """What identifies a model in results, as plain data."""
     return {
@@ -136,7 +189,7 @@ def describe_model(model: SpineModel, source: str) -> dict[str, Any]:
 
 
 def evaluate_model(
-    loaded: LoadedModel, data: str, output: Path, *, part: str | None = None, split_by: Unit | None = None
+    loaded: LoadedModel[SpineSegmenter], data: str, output: Path, *, part: str | None = None, split_by: Unit | None = None
 ) -> str:
     """Score a model on a part of a dataset and write the results folder.
 
@@ -157,30 +210,45 @@ def evaluate_model(
         DatasetError: data that cannot be used, or no frame in the part.
     """
     model, manifest = loaded.model, read_manifest(data)
-    assert isinstance(model, SpineSegmenter)
-    told_by, parts, unit = "the split column", {row.name: row.part for row in manifest.rows}, manifest.unit
-    if loaded.splits is not None:
-        of_run = {row.name: loaded.splits.part(row) for row in manifest.rows}
-        if any(of_run.values()):
-            told_by, parts, unit = f"the run {loaded.source}", of_run, loaded.splits.unit
+    parts, told_by, unit = _parts(loaded.splits, loaded.source, manifest)
     note = None
-    if not any(parts.values()):
+    if told_by is None:
         if part not in (None, "all"):
-            raise DatasetError(f"it is not known which frames of {data} are the {part} part; fill the split column, or score all with --part all")
-        part, told_by = "all", None
+            raise DatasetError(
+                f"it is not known which frames of {data} are the {part} part; fill the split column, or score all with --part all"
+            )
+        part = "all"
         note = "no split is known, so all frames are scored; if the model was trained on some of them, the numbers are too good"
-        logger.warning("%s: %s", data, note)
+    elif part == "all":
+        note = "frames of the train part are among those scored, so the numbers are too good"
     part = part or "test"
     rows = tuple(row for row in manifest.rows if part in ("all", parts[row.name]))
+    counts = Counter(parts.values())
     if not rows:
-        known = ", ".join(f"{name or 'no part'} {count}" for name, count in Counter(parts.values()).items())
+        known = ", ".join(f"{name or 'no part'} {count}" for name, count in counts.items())
         raise DatasetError(f"no frame of {data} is in the {part} part (frames by {told_by}: {known}); choose another with --part")
+    if part != "all" and counts[""]:
+        note = f"{counted(counts[''], 'frame')} in no part of {told_by}, left out"
+    if note:
+        logger.warning("%s: %s", data, note)
     # Without a classes.json what mask values mean is only known from all masks together.
     report = inspect(replace(manifest, rows=rows) if manifest.codes else manifest)
     report.refuse()
     evaluation = evaluate(model, rows, report.codes, split_by or unit)
-    about = {"model": describe_model(model, loaded.source), "data": {"source": data, "part": part, "split_from": told_by, "note": note}}
+    about = {
+        "model": describe_model(model, loaded.source),
+        "data": {"source": data, "part": part, "split_from": told_by, "note": note},
+    }
     return results_text(write_results(evaluation, model, report.codes, output, about=about))
+
+
+def _parts(splits: RunSplits | None, source: str, manifest: Manifest) -> tuple[dict[str, str], str | None, Unit]:
+    """The part of each frame by its name, who tells it (None: nobody), and the unit that was kept on one side."""
+    of_run = {row.name: splits.part(row) for row in manifest.rows} if splits else {}
+    if splits and any(of_run.values()):
+        return of_run, f"the run {source}", splits.unit
+    parts = {row.name: row.part for row in manifest.rows}
+    return parts, "the split column" if any(parts.values()) else None, manifest.unit
 
 
 def list_table() -> str:

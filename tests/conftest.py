@@ -113,8 +113,10 @@ def tiny_recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a recipe that trains in about a second; the classes come from the dataset."""
     recipe = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
     recipe.write_text(
-        "model:\n  class_path: UNet\n  init_args:\n    width: 4\n    preprocess: {class_path: Preprocess, init_args: {size: [32, 32]}}\n"
-        "data: {num_workers: 0, augment: null}\ntrainer: {max_epochs: 2, log_every_n_steps: 1}\n"
+        "model:\n  class_path: UNet\n"
+        "  init_args: {width: 4, preprocess: {class_path: Preprocess, init_args: {size: [32, 32]}}}\n"
+        "data: {num_workers: 0, augment: null}\n"
+        "trainer: {max_epochs: 2, log_every_n_steps: 1}\n"
     )
     return recipe
 

@@ -125,6 +125,17 @@ def test_the_parts_of_the_run_are_used(folder: Path, tmp_path: Path) -> None:
     for part, frames in (("validation", "C"), ("train", "AB"), ("all", "ABCD")):
         evaluate_model(loaded, str(folder), tmp_path / part, part=part)
         assert scored(tmp_path / part) == [f"{patient}{index}" for patient in frames for index in range(2)]
+    assert "numbers are too good" in results(tmp_path / "all")["data"]["note"]
+
+
+def test_frames_that_the_run_did_not_know_are_left_out_and_counted(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    loaded = with_splits(folder, tmp_path / "run", {"A": "train", "B": "validation", "C": "test"})
+    with caplog.at_level(logging.WARNING, "spinevision"):
+        evaluate_model(loaded, str(folder), tmp_path / "out")
+    assert scored(tmp_path / "out") == ["C0", "C1"]
+    assert "2 frames in no part of the run" in caplog.text
 
 
 def test_the_runs_parts_win_over_the_split_column(tmp_path: Path) -> None:
@@ -157,7 +168,7 @@ def test_where_no_parts_are_known_all_frames_are_scored_and_the_results_say_so(
     assert told["frames"] == 8
     assert told["data"]["part"] == "all"
     assert "the numbers are too good" in told["data"]["note"]
-    with pytest.raises(DatasetError, match="not known which frames of .* are the test part; .* --part all"):
+    with pytest.raises(DatasetError, match=r"not known which frames of .* are the test part; .* --part all"):
         evaluate_model(loaded, str(folder), tmp_path / "other", part="test")
 
 

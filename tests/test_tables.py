@@ -20,6 +20,6 @@ def test_other_texts_stay(text: str) -> None:
 
 def test_a_table_is_utf_8_with_numbers_as_they_are(tmp_path: Path) -> None:
     write_table(tmp_path / "t.csv", ["name", "=x"], [("신경, links", -0.5), ('"@"', None), ("@", 3)])
-    assert (tmp_path / "t.csv").read_bytes() == "name,'=x\n\"신경, links\",-0.5\n\"\"\"@\"\"\",\n'@,3\n".encode()
+    assert (tmp_path / "t.csv").read_bytes() == 'name,\'=x\n"신경, links",-0.5\n"""@""",\n\'@,3\n'.encode()
     with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
         assert [row[0] for row in csv.reader(file)] == ["name", "신경, links", '"@"', "'@"]

@@ -86,7 +86,9 @@ class Evaluation:
             "groups": len({frame.group for frame in self.frames}),
             "empty_policy": self.scores["empty_policy"],
             "absent_classes": [name for name in names if not self.scores["frames_with_class"][name]],
-            "mean_over_classes": {score: _mean(self.scores[score].values()) for score in CLASS_SCORES if score.startswith(("dice", "iou"))},
+            "mean_over_classes": {
+                score: _mean(self.scores[score].values()) for score in CLASS_SCORES if score.startswith(("dice", "iou"))
+            },
             "classes": classes,
             f"per_{self.unit}": self._per_group(names),
         }
@@ -99,7 +101,10 @@ class Evaluation:
         entry |= {score: self.scores[score][name] for score in CLASS_SCORES}
         if held:
             groups = np.array([frame.group for frame in self.frames])
-            for score, values in (("dice_per_image", [f.dice[name] for f in self.frames]), ("iou_per_image", [f.iou[name] for f in self.frames])):
+            for score, values in (
+                ("dice_per_image", [f.dice[name] for f in self.frames]),
+                ("iou_per_image", [f.iou[name] for f in self.frames]),
+            ):
                 entry[f"{score}_interval"] = cluster_interval(np.array(values), groups).to_dict()
         return entry
 
@@ -148,7 +153,10 @@ def evaluate(model: SpineSegmenter, rows: Sequence[Row], codes: MaskCodes, unit:
 
 def _score(row: Row, unit: Unit, mask: Tensor, target: Tensor, labels: LabelSpace) -> FrameScore:
     names = labels.foreground
-    overlap = {score: dict(zip(names.values(), values[0].tolist(), strict=True)) for score, values in per_image_scores(mask, target, labels).items()}
+    overlap = {
+        score: dict(zip(names.values(), values[0].tolist(), strict=True))
+        for score, values in per_image_scores(mask, target, labels).items()
+    }
     known = target != IGNORE_INDEX
     area, true_area = (
         {name: ((ids == index) & known).sum().div(known.sum()).item() for index, name in names.items()} for ids in (mask, target)
@@ -235,7 +243,9 @@ def extremes_sheet(evaluation: Evaluation, model: SpineSegmenter, codes: MaskCod
             frame, truth = read(row)
             pictures += [draw_overlay(frame, truth, model.labels), model.predict(frame).overlay()]
         rows.append(pictures)
-        captions.append(f"{kind} (truth, prediction): " + "; ".join(f"{Path(row.name).stem} Dice {dice:.2f}" for dice, row in members))
+        captions.append(
+            f"{kind} (truth, prediction): " + "; ".join(f"{Path(row.name).stem} Dice {dice:.2f}" for dice, row in members)
+        )
     return contact_sheet(rows, captions)
 
 

@@ -28,6 +28,8 @@ class SourceFrame(NamedTuple):
 def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | Path, *, progress: bool = True) -> int:
     """Run a model over an image, a folder of images (with its sub-folders) or a video, one frame at a time.
 
+    Of a dataset folder, which has ``images`` and ``masks``, the images are taken.
+
     Writes ``masks/*.png`` (mode L, label ids, the frame's own size), ``areas.csv`` (for each class the share of the field of view
     that it covers, 0 to 1; for a video ``time_s``, seconds) and the overlays: ``overlays/*.jpg`` for images, ``overlay.mp4`` for a
     video. Files are named as the images are, without their ending, in the same sub-folders; those of a video by frame number.
@@ -59,8 +61,8 @@ def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | P
             frames = (SourceFrame(name, read_frame(path), None) for name, path in images.items())
             total = len(images)
         output.mkdir(parents=True, exist_ok=True)
-        # Written line by line and not at the end, so that it tells of every mask there is, whatever happens.
-        table = stack.enter_context((output / "areas.csv").open("w", newline="", encoding="utf-8", buffering=1))
+        # Not under a temporary name: after an error or an interruption it tells of the masks there are.
+        table = stack.enter_context((output / "areas.csv").open("w", newline="", encoding="utf-8"))
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(["frame", "time_s", *map(safe_cell, names)])
         for frame in track(frames, f"predicting {source.name}", total, disable=not progress, transient=True):
@@ -82,6 +84,8 @@ def _images_of(source: Path, output: Path) -> dict[str, Path]:
         raise ValueError(f"{source} does not exist; give an image, a folder of images or a video")
     if source.is_file():
         return {source.stem: source}
+    if (source / "images").is_dir() and (source / "masks").is_dir():
+        source = source / "images"
     inside, results = source.resolve(), output.resolve()
     if inside == results:
         raise ValueError(f"{output} holds the frames themselves; give the results a folder of their own")

@@ -21,7 +21,7 @@ from spinevision.labels import LabelSpace
 from spinevision.layers.recurrent import RecurrentKernel, RecurrentResidualBlock
 from spinevision.models.attention_unet import same_resolution_gate
 from spinevision.models.segmenter import SpineSegmenter
-from spinevision.models.unet import UNetNetwork
+from spinevision.models.unet import GateFactory, UNetNetwork
 from spinevision.preprocess import Preprocess
 
 
@@ -39,23 +39,7 @@ class R2UNetNetwork(UNetNetwork):
         ValueError: a width outside 1 to 1024, a recurrence outside 0 to 8, or another kernel name.
     """
 
-    def __init__(
-        self,
-        in_channels: int = 3,
-        out_channels: int = 1,
-        width: int = 64,
-        recurrence: int = 2,
-        recurrent_kernel: RecurrentKernel = "shared",
-    ) -> None:
-        block = partial(RecurrentResidualBlock, recurrence=recurrence, kernel=recurrent_kernel)
-        super().__init__(in_channels, out_channels, width, block=block)
-
-
-class AR2UNetNetwork(UNetNetwork):
-    """U-Net of recurrent residual blocks with a same-resolution attention gate on every skip.
-
-    Arguments and errors as in :class:`R2UNetNetwork`.
-    """
+    GATE: ClassVar[GateFactory | None] = None
 
     def __init__(
         self,
@@ -66,10 +50,37 @@ class AR2UNetNetwork(UNetNetwork):
         recurrent_kernel: RecurrentKernel = "shared",
     ) -> None:
         block = partial(RecurrentResidualBlock, recurrence=recurrence, kernel=recurrent_kernel)
-        super().__init__(in_channels, out_channels, width, block=block, gate=same_resolution_gate)
+        super().__init__(in_channels, out_channels, width, block=block, gate=type(self).GATE)
 
 
-class R2UNet(SpineSegmenter):
+class AR2UNetNetwork(R2UNetNetwork):
+    """The same with a same-resolution attention gate on every skip."""
+
+    GATE: ClassVar[GateFactory | None] = staticmethod(same_resolution_gate)
+
+
+class _RecurrentUNet(SpineSegmenter):
+    """What R2U-Net and AR2U-Net share; neither is the other, so a folder of one never loads as the other."""
+
+    SMALL: ClassVar = {"width": 4}
+    NETWORK: ClassVar[type[R2UNetNetwork]]
+
+    def __init__(
+        self,
+        labels: LabelSpace | Sequence[str],
+        *,
+        width: int = 64,
+        recurrence: int = 2,
+        recurrent_kernel: RecurrentKernel = "shared",
+        preprocess: Preprocess | None = None,
+    ) -> None:
+        labels = LabelSpace.of(labels)
+        arguments = {"width": width, "recurrence": recurrence, "recurrent_kernel": recurrent_kernel}
+        network = self.NETWORK(3, labels.channels, width, recurrence, recurrent_kernel)
+        super().__init__(labels, network, preprocess, arguments)
+
+
+class R2UNet(_RecurrentUNet):
     """R2U-Net, 39,091,393 parameters by default.
 
     Args:
@@ -80,46 +91,10 @@ class R2UNet(SpineSegmenter):
         preprocess: how frames are prepared; None takes 256x256.
     """
 
-    SMALL: ClassVar = {"width": 4}
-
-    def __init__(
-        self,
-        labels: LabelSpace | Sequence[str],
-        *,
-        width: int = 64,
-        recurrence: int = 2,
-        recurrent_kernel: RecurrentKernel = "shared",
-        preprocess: Preprocess | None = None,
-    ) -> None:
-        labels = LabelSpace.of(labels)
-        arguments = {"width": width, "recurrence": recurrence, "recurrent_kernel": recurrent_kernel}
-        network = R2UNetNetwork(3, labels.channels, width, recurrence, recurrent_kernel)
-        super().__init__(labels, network, preprocess, arguments)
+    NETWORK: ClassVar[type[R2UNetNetwork]] = R2UNetNetwork
 
 
-class AR2UNet(SpineSegmenter):
-    """R2U-Net with attention gates, 39,442,925 parameters by default.
+class AR2UNet(_RecurrentUNet):
+    """R2U-Net with attention gates, 39,442,925 parameters by default; arguments as in :class:`R2UNet`."""
 
-    Args:
-        labels: class names; one is binary, more are multiclass with the background first.
-        width: channels at full resolution, 1 to 1024.
-        recurrence: recurrent steps after the first convolution, 0 to 8.
-        recurrent_kernel: ``shared`` (public code) or ``separate`` (paper).
-        preprocess: how frames are prepared; None takes 256x256.
-    """
-
-    SMALL: ClassVar = {"width": 4}
-
-    def __init__(
-        self,
-        labels: LabelSpace | Sequence[str],
-        *,
-        width: int = 64,
-        recurrence: int = 2,
-        recurrent_kernel: RecurrentKernel = "shared",
-        preprocess: Preprocess | None = None,
-    ) -> None:
-        labels = LabelSpace.of(labels)
-        arguments = {"width": width, "recurrence": recurrence, "recurrent_kernel": recurrent_kernel}
-        network = AR2UNetNetwork(3, labels.channels, width, recurrence, recurrent_kernel)
-        super().__init__(labels, network, preprocess, arguments)
+    NETWORK: ClassVar[type[R2UNetNetwork]] = AR2UNetNetwork

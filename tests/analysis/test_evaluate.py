@@ -277,11 +277,13 @@ def test_reading_ahead_keeps_the_order_and_stays_a_few_frames_ahead() -> None:
     assert taken == list(range(40))
 
 
-def test_training_goes_on_as_before(worked: Path) -> None:
+def test_scoring_is_in_eval_mode_and_training_goes_on_as_before(worked: Path) -> None:
     manifest = read_manifest(worked)
     assert manifest.codes is not None
-    model = RedModel(["nerve"]).train()
+    model, modes = RedModel(["nerve"]).train(), set()
+    model.network.register_forward_hook(lambda network, *_: modes.add(network.training))
     evaluate(model, manifest.rows, manifest.codes, "patient", progress=False)
+    assert modes == {False}
     assert model.training
 
 

@@ -75,6 +75,13 @@ def test_every_image_of_a_folder_and_its_sub_folders(tmp_path: Path, model: RedM
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/masks/deep/er/a.png")), ids(4, 40, 24))
 
 
+def test_of_a_dataset_folder_the_images_are_taken(tmp_path: Path, model: RedModel) -> None:
+    write(tmp_path / "data/images/a.png", ids(2))
+    write(tmp_path / "data/masks/a.png", ids(2))
+    assert predict_to_folder(model, tmp_path / "data", tmp_path / "out") == 1
+    assert files(tmp_path / "out/masks") == ["a.png"]
+
+
 @pytest.mark.parametrize("mode", ["RGBA", "L"])
 def test_frames_with_transparency_or_in_grey(tmp_path: Path, model: RedModel, mode: str) -> None:
     Image.fromarray(red_frame(ids(5))).convert(mode).save(tmp_path / "frame.png")
