@@ -142,6 +142,23 @@ def image_tally(counts: Tensor, fraction: Callable[[Tensor], tuple[Tensor, Tenso
     return torch.stack((score.sum(dim=0), counted.sum(dim=0), positive.sum(dim=0)), dim=-1)
 
 
+def spread_tally(counts: Tensor) -> Tensor:
+    """Frames with the class, the sum of their Dice and of its square, in fixed point: int64 (classes, 3)."""
+    numerator, denominator = dice_fraction(counts)
+    present = counts[..., 0] + counts[..., 2] > 0
+    # 16 of the 32 binary places, so that the squares have 32 and two thousand million frames can be summed.
+    score = (fixed_point(numerator, denominator) >> 16).masked_fill(~present, 0)
+    return torch.stack((present.sum(dim=0), score.sum(dim=0), (score * score).sum(dim=0)), dim=-1)
+
+
+def standard_error(spread: Tensor) -> Tensor:
+    """Standard error of the mean Dice from sums of :func:`spread_tally`: float64 (classes,), 0 for fewer than two frames."""
+    frames, total, squares = spread.cpu().double().unbind(-1)
+    n = frames.clamp_min(2)
+    variance = (squares - total * total / n) / (n - 1) / 2**32
+    return (variance.clamp_min(0) / n).sqrt().masked_fill(frames < 2, 0.0)
+
+
 def tally_mean(tally: Tensor) -> Tensor:
     """Mean score of an :func:`image_tally`: float64 (classes,), NaN for a class that no truth contains."""
     score, counted, positive = tally.unbind(-1)

@@ -115,7 +115,7 @@ def average_precision(table: Tensor) -> Tensor:
     return (ratio(true, true + false).nan_to_num() * gain).sum(dim=1)
 
 
-def best_dice(table: Tensor, limit: float) -> tuple[Tensor, Tensor]:
+def best_dice(table: Tensor, limit: float, slack: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """Find the threshold with the highest pooled Dice, one against the rest, under the rule "probability >= threshold".
 
     Thresholds are bin edges between the probabilities 4.5e-5 and 1 - 4.5e-5. Of equally good ones the nearest to 0.5 is taken,
@@ -124,6 +124,7 @@ def best_dice(table: Tensor, limit: float) -> tuple[Tensor, Tensor]:
     Args:
         table: int64 (classes, 2, bins) from :func:`score_table`.
         limit: the limit that the table was made with.
+        slack: float64 (classes,); thresholds whose Dice falls short of the highest by no more than this count as equally good.
 
     Returns:
         The thresholds as probabilities in (0, 1), rounded to float32 as probabilities are, and the Dice at them: float64
@@ -133,11 +134,13 @@ def best_dice(table: Tensor, limit: float) -> tuple[Tensor, Tensor]:
     edge = edges(table.shape[-1], limit)
     dice = ratio(2 * true, true[:, :1] + true + false)
     dice[:, (edge.abs() > _THRESHOLD_LIMIT) | (edge == edge[0])] = -1.0  # at the first edge all is positive, whatever the threshold
-    best = dice.amax(dim=1, keepdim=True)
-    distance = edge.abs().expand_as(dice).masked_fill(dice < best, torch.inf)
+    wanted = dice.amax(dim=1, keepdim=True)
+    if slack is not None:
+        wanted = (wanted - slack.cpu().view(-1, 1)).clamp_min(0)
+    chosen = edge.abs().expand_as(dice).masked_fill(dice < wanted, torch.inf).argmin(dim=1)
     absent = true[:, 0] == 0
-    threshold = edge[distance.argmin(dim=1)].sigmoid().double()
-    return threshold.masked_fill(absent, torch.nan), best.squeeze(1).masked_fill(absent, torch.nan)
+    at_chosen = dice.gather(1, chosen.view(-1, 1)).squeeze(1)
+    return edge[chosen].sigmoid().double().masked_fill(absent, torch.nan), at_chosen.masked_fill(absent, torch.nan)
 
 
 def _at_or_above(table: Tensor) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,8 @@ from spinevision.metrics.confusion import (
     precision,
     recall,
     specificity,
+    spread_tally,
+    standard_error,
     tally_mean,
 )
 from spinevision.metrics.histogram import (
@@ -72,6 +74,7 @@ class MaskScores(ClassMetric):
     iou: Tensor
     presence: Tensor
     empty_area: Tensor
+    spread: Tensor
     table: Tensor
 
     def __init__(self, labels: LabelSpace, empty: EmptyPolicy = "exclude") -> None:
@@ -84,6 +87,7 @@ class MaskScores(ClassMetric):
         self.add_sum("iou", self.classes, 3)
         self.add_sum("presence", self.classes, 4)
         self.add_sum("empty_area", self.classes, 2)
+        self.add_sum("spread", self.classes, 3)
         self.add_sum("table", self.classes, 2, BINS)
 
     def update(self, logits: Tensor, prediction: Tensor, target: Tensor) -> None:
@@ -103,6 +107,7 @@ class MaskScores(ClassMetric):
         self.counts += counts.sum(dim=0)
         self.dice += image_tally(counts, dice_fraction, self.empty)
         self.iou += image_tally(counts, iou_fraction, self.empty)
+        self.spread += spread_tally(counts)
         self.presence += presence_counts(counts)
         self.empty_area += empty_frame_tally(counts)
 
@@ -113,7 +118,7 @@ class MaskScores(ClassMetric):
             Each name of :data:`CLASS_SCORES`, ``best_threshold`` and ``best_dice``: float64 (classes,), NaN where undefined;
             ``frames``: int64 (1,), frames with at least one valid pixel; ``frames_with_class``: int64 (classes,).
         """
-        threshold, dice_at_threshold = best_dice(self.table, LIMIT)
+        threshold, dice_at_threshold = best_dice(self.table, LIMIT, standard_error(self.spread))
         return {
             "dice_per_image": tally_mean(self.dice),
             "iou_per_image": tally_mean(self.iou),
@@ -152,7 +157,10 @@ class MaskScores(ClassMetric):
         return results
 
     def best_dice_threshold(self) -> BestThreshold:
-        """Choose the threshold with the highest pooled Dice for a binary label space, as :class:`ScoreHistogram` does.
+        """Choose the threshold of a binary label space: the nearest to 0.5 with a pooled Dice within one standard error of the best.
+
+        The standard error is that of the mean Dice over frames with the class. On few frames the highest Dice alone often lies at
+        an extreme threshold that unseen patients do not share (one-standard-error rule, Breiman et al. 1984).
 
         Raises:
             ValueError: several classes, where the argmax decides, or no positive pixel to choose by.
