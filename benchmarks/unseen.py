@@ -25,6 +25,7 @@ HERE = Path(__file__).parent
 
 
 def main() -> int:
+    """Train, score and write the table; the exit status is that of `spinevision fit`."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name")
     parser.add_argument("--recipe", required=True)
@@ -63,7 +64,10 @@ def main() -> int:
 def table(name: str, results: dict) -> str:
     """The results as a Markdown page."""
     about, unit = results["benchmark"], results["unit"]
-    rows = [f"| class | frames with it | Dice per image | 95 % interval over {unit}s | IoU per image | Dice pooled | AUROC | AUPRC |", "| --- " * 8 + "|"]
+    rows = [
+        f"| class | frames | Dice per image | 95 % interval over {unit}s | IoU per image | Dice pooled | AUROC | AUPRC |",
+        "| --- " * 8 + "|",
+    ]
     for label, entry in results["classes"].items():
         interval = entry.get("dice_per_image_interval") or {"low": None}
         few = f"none: {interval.get('groups', 0)} {unit}s are too few"
@@ -78,13 +82,14 @@ def table(name: str, results: dict) -> str:
             "",
             f"`{about['command']}`",
             "",
-            f"{architecture}, threshold {results['model']['threshold']}; {results['frames']} test frames of {results['groups']} {unit}s; "
-            f"{results['empty_policy']}.",
+            f"{architecture}, threshold {results['model']['threshold']}; {results['frames']} test frames of "
+            f"{results['groups']} {unit}s; {results['empty_policy']}.",
             "",
             *rows,
             "",
-            f"{about['minutes']} minutes ({about['processor_minutes']} processor minutes) for training and evaluation on {about['cores']} "
-            f"{about['machine']} cores, Python {about['python']}, torch {about['torch']}, lightning {about['lightning']}.",
+            f"{about['minutes']} minutes ({about['processor_minutes']} processor minutes) for training and evaluation on "
+            f"{about['cores']} {about['machine']} cores, Python {about['python']}, torch {about['torch']}, "
+            f"lightning {about['lightning']}.",
             "",
         ]
     )

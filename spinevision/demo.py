@@ -17,7 +17,7 @@ RECIPE = ("--config", "demo")
 
 
 def run_demo(
-    output: Path, *, patients: int = 40, frames: int = 10, size: tuple[int, int] = (128, 128), options: Sequence[str] = ()
+    output: Path, *, patients: int = 40, frames: int = 20, size: tuple[int, int] = (128, 128), options: Sequence[str] = ()
 ) -> str:
     """Leave a run folder, and in it of one unseen frame ``frame.png``, ``mask.png`` and ``overlay.png``.
 

@@ -241,6 +241,7 @@ def test_gradients_match_finite_differences(name: str, labels: LabelSpace) -> No
     assert (gradient * direction).sum().item() == pytest.approx(slope.item(), rel=2e-2, abs=1e-4)
 
 
+@pytest.mark.slow
 @every_loss
 @both_kinds
 def test_compiles_as_one_graph(name: str, labels: LabelSpace) -> None:

@@ -157,7 +157,7 @@ class MaskScores(ClassMetric):
         return results
 
     def best_dice_threshold(self) -> BestThreshold:
-        """Choose the threshold of a binary label space: the nearest to 0.5 with a pooled Dice within one standard error of the best.
+        """Choose the threshold of a binary label space: nearest to 0.5 with a pooled Dice within one standard error of the best.
 
         The standard error is that of the mean Dice over frames with the class. On few frames the highest Dice alone often lies at
         an extreme threshold that unseen patients do not share (one-standard-error rule, Breiman et al. 1984).

@@ -119,6 +119,7 @@ def test_one_tiny_training_frame_is_refused_in_one_sentence(name: str) -> None:
     assert network.eval()(torch.randn(1, 3, 16, 9)).shape == (1, 2, 16, 9)
 
 
+@pytest.mark.slow
 @every_network
 def test_compiles_as_one_graph(name: str) -> None:
     network = randomise_norms(make(name))
@@ -129,6 +130,7 @@ def test_compiles_as_one_graph(name: str) -> None:
         torch.testing.assert_close(compiled(x), network(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ar2", "plus_plus_deep"])
 def test_trains_when_compiled(name: str) -> None:
     network = make(name).train()
