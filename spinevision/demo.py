@@ -5,8 +5,11 @@ from __future__ import annotations
 import csv
 import shutil
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+
+import torch
 
 from spinevision.data.phantom import write_phantoms
 from spinevision.fitting import fit
@@ -37,7 +40,8 @@ def run_demo(
     _make_way(output)
     with tempfile.TemporaryDirectory() as scratch:
         data = write_phantoms(Path(scratch) / "phantoms", patients=patients, frames=frames, size=size, progress=True)
-        report = fit([*RECIPE, "--data.root", str(data), "--output", str(output), *options])
+        with _one_thread():
+            report = fit([*RECIPE, "--data.root", str(data), "--output", str(output), *options])
         model = SpineSegmenter.from_pretrained(output / "model")
         with (output / "per_frame.csv").open(newline="", encoding="utf-8") as table:
             unseen = max(csv.DictReader(table), key=lambda row: float(row["true_area nerve"]))["frame"]
@@ -47,6 +51,17 @@ def run_demo(
     write_image(prediction.overlay(), output / "overlay.png")
     areas = ", ".join(f"{name} {share:.1%} of the field of view" for name, share in prediction.area_fraction.items())
     return f"{report}\nmodel folder: {output / 'model'}\noverlay of an unseen frame: {output / 'overlay.png'} ({areas})"
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """Compute in one thread: two on a machine of two busy cores spend most of their time waiting for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _make_way(output: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from spinevision import SpineSegmenter, demo
@@ -61,11 +62,13 @@ def test_an_earlier_demo_is_replaced(finished: tuple[Path, str], tmp_path: Path,
     output = shutil.copytree(finished[0], tmp_path / "demo")
 
     def begin(_: object) -> None:
-        raise RuntimeError(f"begun, the folder exists: {output.exists()}")
+        raise RuntimeError(f"begun in {torch.get_num_threads()} thread, the folder exists: {output.exists()}")
 
     monkeypatch.setattr(demo, "fit", begin)
-    with pytest.raises(RuntimeError, match="begun, the folder exists: False"):
+    torch.set_num_threads(2)
+    with pytest.raises(RuntimeError, match="begun in 1 thread, the folder exists: False"):
         run_demo(output, patients=3, frames=1, size=(16, 16))
+    assert torch.get_num_threads() == 2
 
 
 def test_nothing_but_an_earlier_demo_is_replaced(tmp_path: Path, trained_run: Path) -> None:

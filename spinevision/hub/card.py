@@ -108,7 +108,7 @@ def _values(config: ModelConfig, results: dict[str, Any] | None, text: str, repo
         "preprocess": _list(config.preprocess),
         "architecture": config.architecture,
         "dtype": config.dtype,
-        "decision": "the most probable class" if config.threshold is None else f"a probability above {config.threshold:g}",
+        "decision": "the most probable class" if config.threshold is None else f"a probability of {config.threshold:g} or more",
         "results": _results(results),
         "license": f"Licence of the weights: {_cell(config.license)}."
         if config.license
