@@ -45,7 +45,7 @@ class ModelConfig:
         arguments: constructor arguments under their own names, written in full; tuples become lists.
         labels: class names, in order.
         preprocess: arguments of ``Preprocess``, written in full.
-        threshold: probability above which a pixel or a frame is positive, in (0, 1); None for a multiclass model.
+        threshold: probability at or above which a pixel or a frame is positive, in (0, 1); None for a multiclass model.
         dtype: "float32", "float16" or "bfloat16": the type of every floating-point weight.
         license: licence of the weights, None when none is stated.
         provenance: where the data came from, None when not stated.

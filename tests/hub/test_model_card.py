@@ -38,7 +38,7 @@ def test_a_new_card_holds_the_facts_of_the_model(config):
         "| 1 | nerve |",
         "| 255 | ignored",
         "- mean: [0.485, 0.456, 0.406]",
-        "a probability above 0.4",
+        "a probability of 0.4 or more",
         "Licence of the weights: cc-by-4.0.",
         "- patients: 3\n",
         "This is not a medical device.",
@@ -110,7 +110,7 @@ def test_a_persons_words_stay_and_our_blocks_are_renewed(config):
         assert renewed.count(kept) == 1
     assert "trust me" not in renewed
     assert "| nerve | 0.812 (0.750 to 0.875)" in renewed
-    assert "a probability above 0.75" in renewed
+    assert "a probability of 0.75 or more" in renewed
     assert renewed.count("<!-- spinevision:") == card.count("<!-- spinevision:")
 
 
