@@ -18,6 +18,7 @@ label space (C = 1), 0 to C - 1 for a multiclass one, 255 for ignore. It returns
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal
 
@@ -30,7 +31,7 @@ from spinevision.labels import IGNORE_INDEX, LabelSpace
 LossName = Literal["cross_entropy", "dice", "cross_entropy_dice", "focal_tversky", "ohem"]
 
 
-class MaskLoss(nn.Module):
+class MaskLoss(nn.Module, ABC):
     """What all losses share: checks, float32, and the ignored pixels taken out.
 
     Args:
@@ -56,9 +57,9 @@ class MaskLoss(nn.Module):
             loss = self.compute(logits.float().masked_fill(~valid.unsqueeze(1), 0.0), target.where(valid, 0), valid)
             return torch.where((valid | ignored).all(), loss, math.nan)
 
+    @abstractmethod
     def compute(self, logits: Tensor, target: Tensor, valid: Tensor) -> Tensor:
         """Loss of float32 logits and a target that both read 0 wherever the boolean ``valid`` ``(B, H, W)`` is false."""
-        raise NotImplementedError
 
     def _check(self, logits: Tensor, target: Tensor) -> None:
         if logits.ndim != 4 or logits.shape[1] != self.channels:

@@ -163,7 +163,7 @@ def take_weights(model: SpineModel, start: SpineModel) -> None:
         raise UsageError(
             f"the model to start from is {in_words(start)}, the one asked for is {in_words(model)}; leave its architecture as it is"
         )
-    model.network.load_state_dict(kept, strict=False)  # nothing but the head can be missing
+    model.network.load_state_dict({**model.network.state_dict(), **kept})
     if not same:
         logger.warning("classes %s replace %s: %s made anew", list(model.labels), list(start.labels), ", ".join(model.HEAD))
 
