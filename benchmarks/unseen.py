@@ -22,6 +22,15 @@ from spinevision import __version__
 from spinevision.cli import main as spinevision
 
 HERE = Path(__file__).parent
+MASK_COLUMNS = {
+    "dice_per_image": "Dice per image",
+    "iou_per_image": "IoU per image",
+    "dice_pooled": "Dice pooled",
+    "auroc": "AUROC",
+    "auprc": "AUPRC",
+}
+PRESENCE_COLUMNS = {"sensitivity": "sensitivity", "specificity": "specificity", "auroc": "AUROC", "auprc": "AUPRC"}
+"""What the table shows of each class; the first with its interval."""
 
 
 def main() -> int:
@@ -64,17 +73,18 @@ def main() -> int:
 def table(name: str, results: dict) -> str:
     """The results as a Markdown page."""
     about, unit = results["benchmark"], results["unit"]
-    rows = [
-        f"| class | frames | Dice per image | 95 % interval over {unit}s | IoU per image | Dice pooled | AUROC | AUPRC |",
-        "| --- " * 8 + "|",
-    ]
+    presence = "sensitivity" in next(iter(results["classes"].values()))
+    columns = PRESENCE_COLUMNS if presence else MASK_COLUMNS
+    main, *others = columns
+    heading = [columns[main], f"95 % interval over {unit}s", *(columns[key] for key in others)]
+    rows = [f"| class | frames with it | {' | '.join(heading)} |", "| --- " * (2 + len(heading)) + "|"]
     for label, entry in results["classes"].items():
-        interval = entry.get("dice_per_image_interval") or {"low": None}
+        interval = entry.get(f"{main}_interval") or {"low": None}
         few = f"none: {interval.get('groups', 0)} {unit}s are too few"
         span = few if interval["low"] is None else f"{interval['low']:.3f} to {interval['high']:.3f}"
-        scores = [entry[key] for key in ("iou_per_image", "dice_pooled", "auroc", "auprc")]
-        cells = ["absent" if value is None else f"{value:.3f}" for value in (entry["dice_per_image"], *scores)]
+        cells = ["absent" if entry[key] is None else f"{entry[key]:.3f}" for key in columns]
         rows.append(f"| {label} | {entry['frames_with_class']} | {cells[0]} | {span} | {' | '.join(cells[1:])} |")
+    rule = "" if presence else f"; {results['empty_policy']}"
     architecture = f"{results['model']['architecture']} {results['model']['arguments']}"
     return "\n".join(
         [
@@ -83,7 +93,7 @@ def table(name: str, results: dict) -> str:
             f"`{about['command']}`",
             "",
             f"{architecture}, threshold {results['model']['threshold']}; {results['frames']} test frames of "
-            f"{results['groups']} {unit}s; {results['empty_policy']}.",
+            f"{results['groups']} {unit}s{rule}.",
             "",
             *rows,
             "",

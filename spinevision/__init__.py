@@ -15,15 +15,27 @@ if TYPE_CHECKING:
     from spinevision.labels import LabelSpace as LabelSpace
     from spinevision.models.attention_unet import AttentionUNet as AttentionUNet
     from spinevision.models.base import SpineModel as SpineModel
+    from spinevision.models.cascade import SpineCascade as SpineCascade
+    from spinevision.models.classifier import SpineClassifier as SpineClassifier
+    from spinevision.models.funet import FUNet as FUNet
+    from spinevision.models.improved_unet import ImprovedUNet as ImprovedUNet
+    from spinevision.models.mobilenet_v3 import MobileNetV3Classifier as MobileNetV3Classifier
+    from spinevision.models.pnsnet import PNSNet as PNSNet
+    from spinevision.models.pp_liteseg import PPLiteSeg as PPLiteSeg
     from spinevision.models.r2unet import AR2UNet as AR2UNet
     from spinevision.models.r2unet import R2UNet as R2UNet
+    from spinevision.models.resnet import ResNetClassifier as ResNetClassifier
+    from spinevision.models.segformer import SegFormer as SegFormer
     from spinevision.models.segmenter import SpineSegmenter as SpineSegmenter
+    from spinevision.models.swin_unet import SwinUNet as SwinUNet
     from spinevision.models.training import TrainingSettings as TrainingSettings
+    from spinevision.models.transunet import TransUNet as TransUNet
     from spinevision.models.unet import UNet as UNet
     from spinevision.models.unet_plus_plus import UNetPlusPlus as UNetPlusPlus
     from spinevision.preprocess import Preprocess as Preprocess
     from spinevision.structures import FrameBatch as FrameBatch
     from spinevision.structures import MaskPrediction as MaskPrediction
+    from spinevision.structures import PresencePrediction as PresencePrediction
 
 try:
     __version__ = version("spinevision")
@@ -33,6 +45,8 @@ except PackageNotFoundError:  # run from a source tree that is not installed
 _HOMES = {
     "SpineModel": "spinevision.models.base",
     "SpineSegmenter": "spinevision.models.segmenter",
+    "SpineClassifier": "spinevision.models.classifier",
+    "SpineCascade": "spinevision.models.cascade",
     "TrainingSettings": "spinevision.models.training",
     "SpineDataModule": "spinevision.data.datamodule",
     "AugmentSettings": "spinevision.augment",
@@ -41,6 +55,7 @@ _HOMES = {
     "IGNORE_INDEX": "spinevision.labels",
     "FrameBatch": "spinevision.structures",
     "MaskPrediction": "spinevision.structures",
+    "PresencePrediction": "spinevision.structures",
 }
 """Public names beside the architectures, and the modules that define them."""
 

@@ -141,15 +141,15 @@ class Augment(nn.Module):
         return cls(operations)
 
     @torch.no_grad()
-    def forward(self, frames: Tensor, masks: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, frames: Tensor, masks: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Draw and apply.
 
         Args:
             frames: (B, 3, H, W), or clips (B, T, 3, H, W); uint8 0-255 or float 0-1.
-            masks: uint8 ids (B, H, W), or (B, T, H, W); 255 = ignore.
+            masks: uint8 ids (B, H, W), or (B, T, H, W); 255 = ignore. None for frames without, which are changed as with them.
 
         Returns:
-            Frames, float32 0-1, and masks, uint8; in the shapes given, but for the size of a crop.
+            Frames, float32 0-1, and masks, uint8, or None; in the shapes given, but for the size of a crop.
 
         Raises:
             ValueError: other shapes or types, or float frames outside 0-1.
@@ -158,14 +158,15 @@ class Augment(nn.Module):
         values = frames.float() / 255 if frames.dtype == torch.uint8 else frames.float()
         single = frames.ndim == 4
         # In uint8, ids plus one turn 255 into 0: kornia fills with zeros, so ignored and outside are the same number.
-        codes = (masks + 1).float().unsqueeze(-3)
+        tensors = [values] if masks is None else [values, (masks + 1).float().unsqueeze(-3)]
         if single:
-            values, codes = values.unsqueeze(1), codes.unsqueeze(1)
+            tensors = [tensor.unsqueeze(1) for tensor in tensors]
         with torch.autocast(frames.device.type, enabled=False):
-            values, codes = self.pipeline(values, codes)
+            changed = self.pipeline(*tensors, data_keys=[DataKey.INPUT, DataKey.MASK][: len(tensors)])
+        values, *codes = [changed] if masks is None else changed
         if single:
-            values, codes = values.squeeze(1), codes.squeeze(1)
-        return values.clamp(0, 1), codes.squeeze(-3).round().to(torch.uint8) - 1
+            values, codes = values.squeeze(1), [code.squeeze(1) for code in codes]
+        return values.clamp(0, 1), codes[0].squeeze(-3).round().to(torch.uint8) - 1 if codes else None
 
 
 def _check_operation(operation: nn.Module) -> None:
@@ -189,13 +190,13 @@ def _check_operation(operation: nn.Module) -> None:
         )
 
 
-def _check_tensors(frames: Tensor, masks: Tensor) -> None:
+def _check_tensors(frames: Tensor, masks: Tensor | None) -> None:
     expected = (*frames.shape[:-3], *frames.shape[-2:])
     if frames.ndim not in (4, 5) or frames.shape[-3] != 3 or not (frames.dtype == torch.uint8 or frames.is_floating_point()):
         raise ValueError(
             f"frames must be uint8 or float with shape (B, 3, H, W) or (B, T, 3, H, W), found {frames.dtype} {tuple(frames.shape)}"
         )
-    if masks.shape != expected or masks.dtype != torch.uint8:
+    if masks is not None and (masks.shape != expected or masks.dtype != torch.uint8):
         raise ValueError(
             f"masks must be uint8 with shape {expected} to go with the frames, found {masks.dtype} {tuple(masks.shape)}"
         )

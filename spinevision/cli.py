@@ -122,7 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     demo = command("demo", _demo, "train, evaluate, save, reload and predict on generated scenes; needs no data and no network")
     demo.add_argument("--output", type=Path, default=Path("runs/demo"), help="folder for the results (default: %(default)s)")
     commands.add_parser("fit", help="train on a folder of frames and masks; `spinevision fit --help` lists every option")
-    predict = command("predict", _predict, "write masks and overlays for an image, a folder of images or a video")
+    predict = command("predict", _predict, "write masks and overlays (a classifier: probabilities) for images or a video")
     _add_model(predict)
     predict.add_argument("input", type=Path, help="image, folder of images or video")
     predict.add_argument("--output", type=Path, required=True, help="folder for masks, overlays and areas.csv")
@@ -132,7 +132,19 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", type=Path, required=True, help="folder for results.json, per_frame.csv and contact_sheet.png")
     evaluate.add_argument("--part", choices=["train", "validation", "test", "all"], help="which frames (default: test)")
     evaluate.add_argument("--split-by", choices=["patient", "sequence"], help="unit of the intervals (default: the coarsest known)")
-    command("list", _list, "list the architectures and the recipes")
+    cascade = command("cascade", _cascade, "put a trained classifier and segmenter together and choose the gate between them")
+    cascade.add_argument("classifier", help="run folder, model folder or Hub id")
+    cascade.add_argument("segmenter", help="likewise")
+    cascade.add_argument("data", help="dataset folder or Hub id that both were trained on")
+    cascade.add_argument("--output", type=Path, required=True, help="new folder for the model and its results")
+    cascade.add_argument(
+        "--sensitivity",
+        type=float,
+        default=0.95,
+        help="share of validation frames with the tissue that the gate lets through (default: %(default)s, ours)",
+    )
+    cascade.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    command("list", _list, "list the models that can be trained, with parameters, cost, paper and reported result")
 
     data = commands.add_parser("data", help="look after datasets", description="Look after datasets.")
     tasks = data.add_subparsers(metavar="TASK", required=True)
@@ -169,24 +181,38 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 def _predict(arguments: argparse.Namespace) -> None:
     from spinevision.data.wording import counted
-    from spinevision.inference.predictor import predict_to_folder
-    from spinevision.runs import open_segmenter
+    from spinevision.inference.predictor import predict_to_folder, presence_to_folder
+    from spinevision.models.classifier import SpineClassifier
+    from spinevision.models.segmenter import SpineSegmenter
+    from spinevision.runs import open_on
 
-    model = open_segmenter(arguments.model, arguments.device).model
-    count = predict_to_folder(model, arguments.input, arguments.output)
-    say(f"{counted(count, 'frame')}: masks, overlays and areas.csv in {arguments.output}")
+    model = open_on(arguments.model, arguments.device).model
+    if isinstance(model, SpineClassifier):
+        count, written = presence_to_folder(model, arguments.input, arguments.output), "presence.csv"
+    else:
+        assert isinstance(model, SpineSegmenter)
+        count, written = predict_to_folder(model, arguments.input, arguments.output), "masks, overlays and areas.csv"
+    say(f"{counted(count, 'frame')}: {written} in {arguments.output}")
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from spinevision.runs import evaluate_model, open_segmenter
+    from spinevision.runs import evaluate_model, open_on
 
-    loaded = open_segmenter(arguments.model, arguments.device)
+    loaded = open_on(arguments.model, arguments.device)
     say(evaluate_model(loaded, arguments.data, arguments.output, part=arguments.part, split_by=arguments.split_by))
     say(f"results.json, per_frame.csv and the contact sheet are in {arguments.output}")
 
 
+def _cascade(arguments: argparse.Namespace) -> None:
+    from spinevision.cascading import make_cascade
+    from spinevision.runs import open_on
+
+    first, second = (open_on(source, arguments.device) for source in (arguments.classifier, arguments.segmenter))
+    say(make_cascade(first, second, arguments.data, arguments.output, arguments.sensitivity))
+
+
 def _list(arguments: argparse.Namespace) -> None:
-    from spinevision.runs import list_table
+    from spinevision.catalogue import list_table
 
     say(list_table())
 

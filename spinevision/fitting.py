@@ -12,6 +12,7 @@ import time
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -22,14 +23,13 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.utilities import rank_zero_only
 
-from spinevision.analysis.evaluate import evaluate, results_text, write_results
 from spinevision.data.check import DatasetReport, inspect
 from spinevision.data.datamodule import SpineDataModule
 from spinevision.data.manifest import DatasetError, read_manifest
 from spinevision.files import write_text
 from spinevision.models import find_architecture, list_architectures
 from spinevision.models.base import SpineModel
-from spinevision.models.segmenter import SpineSegmenter
+from spinevision.models.classifier import SpineClassifier
 from spinevision.models.training import TrainingSettings
 from spinevision.recipes import (
     UsageError,
@@ -38,10 +38,11 @@ from spinevision.recipes import (
     dotted_keys,
     read_recipe,
     recipe_architecture,
+    recipe_card,
     recipe_path,
     value_sentence,
 )
-from spinevision.runs import clear_run, describe_model, in_words, open_model, refuse_used, take_weights, write_splits
+from spinevision.runs import clear_run, describe_model, in_words, open_model, refuse_used, score, take_weights, write_splits
 
 logger = logging.getLogger(__name__)
 
@@ -71,6 +72,7 @@ def fit(arguments: Sequence[str]) -> str:
         UsageError: a command line or a recipe that cannot be followed, or a training that diverged.
         DatasetError: data that cannot be used.
         ModelFolderError: a model to start from that cannot be loaded.
+        WeightError: published weights that do not fill the encoder.
         KeyboardInterrupt: training was interrupted; the message says what was kept.
     """
     options, rest = _own_options(arguments)
@@ -87,6 +89,8 @@ def fit(arguments: Sequence[str]) -> str:
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
     if start is not None:
         take_weights(model, start)
+    elif cli.config.encoder_weights:
+        model.load_encoder(cli.config.encoder_weights)
     _refuse_other_classes(model, data)
     if not options.config:
         logger.info("no --config given, so this is the default recipe; `spinevision list` shows others")
@@ -112,10 +116,12 @@ def fit(arguments: Sequence[str]) -> str:
         advice = f"score them with `spinevision evaluate {output} DATA --output FOLDER`"
         raise KeyboardInterrupt(f"the best weights so far are in {output / 'model'}; {advice}")
     origin = {
+        "encoder_weights": None if model.encoder_source is None else asdict(model.encoder_source),
         "recipe": ", ".join(map(_public_name, options.config or ["default"])),
         "started_from": options.source and _public_name(options.source),
     }
-    return f"{_finish(model.to(trainer.strategy.root_device), data, output, origin)}\nrun folder: {output}"
+    card = recipe_card((options.config or ["default"])[-1])
+    return f"{_finish(model.to(trainer.strategy.root_device), data, output, origin, card)}\nrun folder: {output}"
 
 
 class _OwnParser(argparse.ArgumentParser):
@@ -185,8 +191,13 @@ class _FitCLI(LightningCLI):
             self.datamodule.manifest, self.datamodule.report = self.report.manifest, self.report
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the section ``training``."""
+        """Add the section ``training`` and the published weights."""
         parser.add_class_arguments(TrainingSettings, "training")
+        parser.add_argument(
+            "--encoder_weights",
+            type=str | None,
+            help="published weights to start the encoder from: a Hub id or a .safetensors file",
+        )
 
     def before_instantiate_classes(self) -> None:
         """Put the dataset's classes where the recipe names none."""
@@ -199,6 +210,9 @@ class _FitCLI(LightningCLI):
                 self.report.refuse()
                 codes = self.report.codes
             arguments.labels = list(codes.labels)
+            if issubclass(find_architecture(architecture_name(self.config.model.class_path)), SpineClassifier):
+                # Every label of a classifier is a class; without masks the columns tell which.
+                arguments.labels = list(codes.labels.foreground.values()) if manifest.rows else list(manifest.columns)
 
     def instantiate_trainer(self, **_: Any) -> Trainer:
         """The trainer, which always writes ``metrics.csv`` and keeps its checkpoints in the run folder."""
@@ -279,8 +293,8 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _refuse_other_classes(model: SpineModel, data: SpineDataModule) -> None:
-    """Compare the model's classes with those of ``classes.json`` before any file is read."""
-    if codes := data.manifest.codes:
+    """Compare the classes of a model that makes masks with those of ``classes.json`` before any file is read."""
+    if (codes := data.manifest.codes) and model.input_spec.target == "mask":
         try:
             codes.table(model.labels)
         except ValueError as error:
@@ -318,20 +332,19 @@ def _best_checkpoint(trainer: Trainer) -> str:
     return getattr(trainer.checkpoint_callback, "best_model_path", "")
 
 
-def _finish(model: SpineModel, data: SpineDataModule, output: Path, origin: dict[str, Any]) -> str:
+def _finish(model: SpineModel, data: SpineDataModule, output: Path, origin: dict[str, Any], card: str) -> str:
     """Score a trained model on the frames kept for that, save it, and describe the results for people."""
-    results: dict[str, Any] | None = None
-    if isinstance(model, SpineSegmenter):
-        splits, codes = data.splits, data.report.codes
-        part = "test" if splits.parts["test"] else "validation"
-        evaluation = evaluate(model, splits.parts[part], codes, splits.unit)
-        source = {"source": _public_name(str(data.root)), "part": part}
-        about = {"model": describe_model(model, output.name), "data": source, **origin}
-        results = write_results(evaluation, model, codes, output, about=about)
+    part = "test" if data.rows("test") else "validation"
+    about = {
+        "model": describe_model(model, output.name),
+        "data": {"source": _public_name(str(data.root)), "part": part},
+        **origin,
+    }
+    results, text = score(model, data.rows(part), data.report, data.splits.unit, output, about, data.clips)
     # The model folder may be published: it names no patient.
-    shared = None if results is None else {key: value for key, value in results.items() if not key.startswith("per_")}
-    model.cpu().save_pretrained(output / "model", results=shared)
-    return results_text(results) if results else "no results"
+    shared = {key: value for key, value in results.items() if not key.startswith("per_")}
+    model.cpu().save_pretrained(output / "model", results=shared, text=card)
+    return text
 
 
 def _public_name(source: str) -> str:

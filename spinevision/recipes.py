@@ -6,6 +6,7 @@ import ast
 import difflib
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from importlib import resources
 from inspect import signature
 from pathlib import Path
@@ -30,24 +31,98 @@ def recipe_names() -> list[str]:
     return sorted(entry.name for entry in resources.files("spinevision").joinpath("hub_configs").iterdir() if entry.is_dir())
 
 
+def recipe_files(name: str) -> list[Path]:
+    """The files of a recipe of the package: one, or one for each stage in order, or the one that names the parts of a cascade."""
+    return sorted(Path(str(resources.files("spinevision").joinpath("hub_configs", name))).glob("*.yaml"))
+
+
 def recipe_path(name: str) -> Path:
-    """The file of a recipe, given by its name or as a path.
+    """The file of a recipe, given by its name (of a stage ``name/stage``) or as a path.
 
     Raises:
-        UsageError: neither; the sentence names the nearest recipe.
+        UsageError: neither, where the sentence names the nearest recipe; one of several stages, or a cascade, where it says what to
+            run.
     """
     if Path(name).is_file():
         return Path(name)
-    if name in recipe_names():
-        return Path(str(resources.files("spinevision").joinpath("hub_configs", name, "recipe.yaml")))
+    folder, _, stage = name.partition("/")
+    if folder in recipe_names():
+        files = {path.stem: path for path in recipe_files(folder)}
+        if "cascade" in files:
+            parts = read_cascade(folder)
+            raise UsageError(
+                f"{folder} is made of two trained models: fit {parts.classifier} and {parts.segmenter} on the same dataset, and "
+                f"put the two runs together: spinevision cascade RUN RUN DATA --sensitivity {parts.sensitivity} --output FOLDER"
+            )
+        if stage and stage not in files:
+            raise UsageError(f"{folder} has no stage {stage!r}; it has {', '.join(files)}")
+        if not stage and len(files) > 1:
+            first, *later = [f"{folder}/{file}" for file in files]
+            raise UsageError(
+                f"{folder} trains in stages: --config {first}, then --config {' and '.join(later)} with --from the run before"
+            )
+        return files[stage] if stage else next(iter(files.values()))
     near = difflib.get_close_matches(name, recipe_names(), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}?" if near else f"the recipes are {', '.join(recipe_names())}"
     raise UsageError(f"{name!r} is neither a file nor a recipe; {hint}")
 
 
+@dataclass(frozen=True)
+class CascadeParts:
+    """What a cascade of the package is made of: two recipes, and the share of frames with the tissue that its gate lets through."""
+
+    classifier: str
+    segmenter: str
+    sensitivity: float
+
+
+def read_cascade(name: str) -> CascadeParts:
+    """The parts of a cascade of the package."""
+    (path,) = recipe_files(name)
+    return CascadeParts(**yaml.safe_load(path.read_text(encoding="utf-8")))
+
+
 def recipe_title(name: str) -> str:
-    """The first comment line of a recipe of the package."""
-    return recipe_path(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+    """The first comment line of a recipe of the package; of several stages, that of the last."""
+    return recipe_files(name)[-1].read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+
+
+@dataclass(frozen=True)
+class CardText:
+    """What a person wrote for the card of a publishable model.
+
+    Args:
+        task: what the model finds, and in what.
+        paper: which paper it is after.
+        reported: what that paper reports for this very model.
+        text: Markdown: data, intended use, limits.
+    """
+
+    task: str
+    paper: str
+    reported: str
+    text: str
+
+
+def publishable_names() -> list[str]:
+    """The recipes whose models are meant to be published: those with a text for their card."""
+    return [name for name in recipe_names() if _card_path(name).is_file()]
+
+
+def card_text(name: str) -> CardText:
+    """The hand-written part of a model's card, with the facts in its front matter."""
+    _, front, text = _card_path(name).read_text(encoding="utf-8").split("---\n", 2)
+    return CardText(**yaml.safe_load(front), text=text.strip())
+
+
+def recipe_card(name: str) -> str:
+    """The text for the card of what a recipe trains, named as for :func:`recipe_path`; empty where nobody wrote one."""
+    folder = name.partition("/")[0]
+    return card_text(folder).text if folder in publishable_names() and not Path(name).is_file() else ""
+
+
+def _card_path(name: str) -> Path:
+    return Path(str(resources.files("spinevision").joinpath("model_cards", f"{name}.md")))
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
@@ -141,6 +216,7 @@ def _keys(architecture: str | None) -> dict[str, Any]:
         "data": dict.fromkeys(signature(SpineDataModule).parameters)
         | {"augment": dict.fromkeys(signature(AugmentSettings).parameters)},
         "trainer": dict.fromkeys(signature(Trainer).parameters),
+        "encoder_weights": None,
         "seed_everything": None,
     }
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -12,15 +13,18 @@ from typing import Any, Generic, TypeVar, cast
 import torch
 
 from spinevision.analysis.evaluate import evaluate, results_text, write_results
-from spinevision.data.check import inspect
-from spinevision.data.manifest import DatasetError, Manifest, Row, Unit, read_manifest
+from spinevision.analysis.presence import evaluate_presence, presence_text, write_presence_results
+from spinevision.data.check import DatasetReport, inspect
+from spinevision.data.clips import ClipSettings
+from spinevision.data.manifest import DatasetError, Row, Unit, read_manifest
+from spinevision.data.presence import check_presence_labels, presence_table
 from spinevision.data.splits import Splits
 from spinevision.data.wording import counted
 from spinevision.hub.config import ModelFolderError
-from spinevision.models import find_architecture, list_architectures
 from spinevision.models.base import SpineModel
+from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
-from spinevision.recipes import UsageError, recipe_names, recipe_title
+from spinevision.recipes import UsageError
 from spinevision.tables import safe_cell, write_table
 
 logger = logging.getLogger(__name__)
@@ -75,20 +79,18 @@ def open_model(source: str) -> LoadedModel[SpineModel]:
     return LoadedModel(model, source, _read_splits(splits) if splits.exists() else None)
 
 
-def open_segmenter(source: str, device: str | None = None) -> LoadedModel[SpineSegmenter]:
-    """Load a model that makes masks, and put it on a device.
+def open_on(source: str, device: str | None = None) -> LoadedModel[SpineModel]:
+    """Load a model and put it on a device.
 
     Args:
         source: Hub id, model folder or run folder.
         device: such as ``cpu``, ``cuda`` or ``cuda:1``; None takes a GPU where there is one.
 
     Raises:
-        ValueError: no such device here, or a model of another kind; and as :func:`open_model`.
+        ValueError: no such device here; and as :func:`open_model`.
     """
     target = _device(device)
     loaded = open_model(source)
-    if not isinstance(loaded.model, SpineSegmenter):
-        raise ValueError(f"{source} holds a {type(loaded.model).__name__}, which makes no masks; give a segmenter")
     return LoadedModel(loaded.model.to(target), source, loaded.splits)
 
 
@@ -164,6 +166,7 @@ def take_weights(model: SpineModel, start: SpineModel) -> None:
             f"the model to start from is {in_words(start)}, the one asked for is {in_words(model)}; leave its architecture as it is"
         )
     model.network.load_state_dict({**model.network.state_dict(), **kept})
+    model.encoder_source = start.encoder_source
     if not same:
         logger.warning("classes %s replace %s: %s made anew", list(model.labels), list(start.labels), ", ".join(model.HEAD))
 
@@ -188,8 +191,41 @@ def describe_model(model: SpineModel, source: str) -> dict[str, Any]:
     }
 
 
+def score(
+    model: SpineModel,
+    rows: Sequence[Row],
+    report: DatasetReport,
+    unit: Unit,
+    output: Path,
+    about: dict[str, Any],
+    clips: ClipSettings = ClipSettings(),  # noqa: B008 - frozen plain data
+) -> tuple[dict[str, Any], str]:
+    """Score a model of any kind on frames, write the results folder, and describe the results for people too.
+
+    Args:
+        model: a segmenter or classifier.
+        rows: the frames.
+        report: what the dataset holds, these frames among it.
+        unit: what a group is.
+        output: the folder.
+        about: what identifies the model and the data, as plain data.
+        clips: how sequences are cut for a clip model.
+
+    Raises:
+        DatasetError: frames that do not fit the model.
+    """
+    if isinstance(model, SpineClassifier):
+        check_presence_labels(model.labels, report.manifest, report.codes)
+        truth = presence_table(rows, model.labels, report.codes, report.values)
+        results = write_presence_results(evaluate_presence(model, rows, truth, unit), output, about=about)
+        return results, presence_text(results)
+    assert isinstance(model, SpineSegmenter)
+    results = write_results(evaluate(model, rows, report.codes, unit, clips=clips), model, report.codes, output, about=about)
+    return results, results_text(results)
+
+
 def evaluate_model(
-    loaded: LoadedModel[SpineSegmenter], data: str, output: Path, *, part: str | None = None, split_by: Unit | None = None
+    loaded: LoadedModel[SpineModel], data: str, output: Path, *, part: str | None = None, split_by: Unit | None = None
 ) -> str:
     """Score a model on a part of a dataset and write the results folder.
 
@@ -197,9 +233,10 @@ def evaluate_model(
     the dataset's ``split`` column. Where neither tells, all frames are scored, and the results say so.
 
     Args:
-        loaded: a segmenter.
+        loaded: a segmenter or classifier.
         data: dataset folder or Hub id.
-        output: folder for what :func:`spinevision.analysis.evaluate.write_results` writes.
+        output: folder for what :func:`spinevision.analysis.evaluate.write_results` writes, or for a classifier
+            :func:`spinevision.analysis.presence.write_presence_results`.
         part: ``train``, ``validation``, ``test`` or ``all``; None takes ``test``, or all frames where no parts are known.
         split_by: unit of the intervals, ``patient`` or ``sequence``; None takes the run's, else the coarsest known.
 
@@ -210,7 +247,11 @@ def evaluate_model(
         DatasetError: data that cannot be used, or no frame in the part.
     """
     model, manifest = loaded.model, read_manifest(data)
-    parts, told_by, unit = _parts(loaded.splits, loaded.source, manifest)
+    presence = isinstance(model, SpineClassifier)
+    frames = manifest.frames if presence else manifest.rows
+    if not presence:
+        manifest.require_masks()
+    parts, told_by, unit = parts_of(loaded.splits, loaded.source, frames, manifest.unit)
     note = None
     if told_by is None:
         if part not in (None, "all"):
@@ -222,7 +263,7 @@ def evaluate_model(
     elif part == "all":
         note = "frames of the train part are among those scored, so the numbers are too good"
     part = part or "test"
-    rows = tuple(row for row in manifest.rows if part in ("all", parts[row.name]))
+    rows = tuple(row for row in frames if part in ("all", parts[row.name]))
     counts = Counter(parts.values())
     if not rows:
         known = ", ".join(f"{name or 'no part'} {count}" for name, count in counts.items())
@@ -232,31 +273,20 @@ def evaluate_model(
     if note:
         logger.warning("%s: %s", data, note)
     # Without a classes.json what mask values mean is only known from all masks together.
-    report = inspect(replace(manifest, rows=rows) if manifest.codes else manifest)
+    masked, answered = (tuple(row for row in rows if (row.mask is None) == bare) for bare in (False, True))
+    report = inspect(replace(manifest, rows=masked, answered=answered) if manifest.codes else manifest)
     report.refuse()
-    evaluation = evaluate(model, rows, report.codes, split_by or unit)
     about = {
         "model": describe_model(model, loaded.source),
         "data": {"source": data, "part": part, "split_from": told_by, "note": note},
     }
-    return results_text(write_results(evaluation, model, report.codes, output, about=about))
+    return score(model, rows, report, split_by or unit, output, about)[1]
 
 
-def _parts(splits: RunSplits | None, source: str, manifest: Manifest) -> tuple[dict[str, str], str | None, Unit]:
+def parts_of(splits: RunSplits | None, source: str, frames: Sequence[Row], unit: Unit) -> tuple[dict[str, str], str | None, Unit]:
     """The part of each frame by its name, who tells it (None: nobody), and the unit that was kept on one side."""
-    of_run = {row.name: splits.part(row) for row in manifest.rows} if splits else {}
+    of_run = {row.name: splits.part(row) for row in frames} if splits else {}
     if splits and any(of_run.values()):
         return of_run, f"the run {source}", splits.unit
-    parts = {row.name: row.part for row in manifest.rows}
-    return parts, "the split column" if any(parts.values()) else None, manifest.unit
-
-
-def list_table() -> str:
-    """The architectures with their parameter counts, and the recipes with their titles."""
-    lines = ["architecture        parameters (one class, default size)"]
-    with torch.device("meta"):
-        for name in list_architectures():
-            model = find_architecture(name)(["nerve"])  # type: ignore[call-arg]
-            lines.append(f"{name:<18}{sum(parameter.numel() for parameter in model.network.parameters()):>14,}")
-    lines += ["", "recipe (spinevision fit --config NAME --data.root FOLDER)"]
-    return "\n".join([*lines, *(f"{name:<18}{recipe_title(name)}" for name in recipe_names())])
+    parts = {row.name: row.part for row in frames}
+    return parts, "the split column" if any(parts.values()) else None, unit

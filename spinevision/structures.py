@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +28,10 @@ class InputSpec:
         labels: classes, matched by name with the dataset's.
         preprocess: the model's own preprocessing.
         frames: frames per clip, or None for single frames.
-        target: what the model learns from a frame: its mask, or whether the class is present at all.
+        target: what the model learns from a frame: its mask, or for each label whether it is present at all.
+
+    Raises:
+        ValueError: clips of less than a frame, or clips for a target other than masks.
     """
 
     labels: LabelSpace
@@ -35,32 +39,44 @@ class InputSpec:
     frames: int | None = None
     target: Literal["mask", "presence"] = "mask"
 
+    def __post_init__(self) -> None:
+        if self.frames is not None and (self.frames < 1 or self.target != "mask"):
+            raise ValueError(f"a clip has at least one frame and masks as its target, found {self.frames} and {self.target}")
+
 
 @dataclass(eq=False)
 class FrameBatch:
-    """A batch of frames with their masks and where they come from.
+    """A batch of frames or clips, what is known of them, and where they come from.
 
     Args:
-        frames: (B, 3, H, W); uint8 from the loader, float as the model takes it after the data module's transfer hook.
-        masks: uint8 ids (B, H, W), 255 = ignore.
-        names: one name a frame, as the manifest has it.
-        groups: one patient (or sequence, where no patient is known) a frame.
+        frames: (B, 3, H, W), or clips (B, T, 3, H, W); uint8 from the loader, float as the model takes it after the data module's
+            transfer hook.
+        masks: uint8 ids (B, H, W), or (B, T, H, W), 255 = ignore; None where the target is presence.
+        presence: uint8 (B, K), one column a label: 1 = present, 0 = not, 255 = unknown; None where the target is the mask.
+        names: one name a frame, as the manifest has it; of clips B * T names, clip after clip. A repeated frame keeps its name.
+        groups: one patient (or sequence, where no patient is known) a frame or clip: B in all.
     """
 
     frames: Tensor
-    masks: Tensor
+    masks: Tensor | None
+    presence: Tensor | None = None
     names: list[str] = field(default_factory=list)
     groups: list[str] = field(default_factory=list)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> FrameBatch:
         """Copy the tensors to a device."""
-        return replace(
-            self, frames=self.frames.to(device, non_blocking=non_blocking), masks=self.masks.to(device, non_blocking=non_blocking)
-        )
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def pin_memory(self) -> FrameBatch:
         """Pin the tensors, so that a copy to a GPU can overlap with work."""
-        return replace(self, frames=self.frames.pin_memory(), masks=self.masks.pin_memory())
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> FrameBatch:
+        frames, masks, presence = (
+            None if tensor is None else change(tensor) for tensor in (self.frames, self.masks, self.presence)
+        )
+        assert frames is not None
+        return replace(self, frames=frames, masks=masks, presence=presence)
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -107,3 +123,20 @@ class MaskPrediction:
         if Path(path).suffix.lower() != ".png":
             raise ValueError(f"a mask is saved as PNG, which keeps its numbers exactly; found the name {path}")
         write_image(self.mask, path)
+
+
+@dataclass(frozen=True, eq=False)
+class PresencePrediction:
+    """What a classifier says of one frame.
+
+    Args:
+        probability: of each label, 0 to 1; the labels are independent of each other.
+        present: for each label whether it is called present: its probability is at or above the threshold.
+        threshold: 0 to 1.
+        frame: the frame itself, uint8 (H, W, 3) RGB.
+    """
+
+    probability: dict[str, float]
+    present: dict[str, bool]
+    threshold: float
+    frame: np.ndarray

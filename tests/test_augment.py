@@ -333,3 +333,16 @@ def test_settings_from_a_file_may_be_lists() -> None:
 def test_tensors_that_do_not_fit_are_refused(frames: torch.Tensor, masks: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Augment.from_settings(AugmentSettings())(frames, masks)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 24, 32), (2, 4, 3, 24, 32)])
+def test_frames_without_masks_are_changed_as_with_them(shape: tuple[int, ...]) -> None:
+    augment, frames = Augment.from_settings(AugmentSettings()), torch.rand(shape)
+    torch.manual_seed(3)
+    alone, nothing = augment(frames, None)
+    torch.manual_seed(3)
+    beside, masks = augment(frames, torch.zeros(*shape[:-3], *shape[-2:], dtype=torch.uint8))
+    assert nothing is None
+    assert masks is not None
+    assert torch.equal(alone, beside)
+    assert not torch.allclose(alone, frames, atol=0.1)

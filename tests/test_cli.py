@@ -80,7 +80,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("lisst", "'lisst' is not known here, did you mean list?; known are demo, fit, predict, evaluate, list, data"),
+        ("lisst", "'lisst' is not known here, did you mean list?; known are demo, fit, predict, evaluate, cascade, list, data"),
         ("data chek x", "did you mean check?"),
         ("predict m i --ouput x", "unknown option --ouput, did you mean --output?"),
         ("predict --ouput x", "unknown option --ouput, did you mean --output?"),
@@ -144,7 +144,7 @@ def test_evaluate_prints_what_it_writes(
 
 def test_list_draw_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert main(["list"]) == 0
-    assert "AR2UNet" in capsys.readouterr().out
+    assert "ar2unet-bess" in capsys.readouterr().out
     folder = tmp_path / "data"
     assert main(["data", "phantom", str(folder), "--patients", "3", "--frames", "1", "--size", "32", "48"]) == 0
     assert main(["data", "check", str(folder)]) == 0

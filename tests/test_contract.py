@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,8 @@ from torch.utils.data import DataLoader
 from spinevision.models import find_architecture, list_architectures
 from spinevision.models.arguments import check_arguments
 from spinevision.models.base import SpineModel
-from spinevision.models.segmenter import SpineSegmenter
+from spinevision.models.classifier import SpineClassifier
+from spinevision.models.training import frozen_modules
 from spinevision.preprocess import Preprocess
 from spinevision.structures import FrameBatch
 
@@ -43,12 +45,36 @@ def settled(model: SpineModel) -> SpineModel:
     return model.eval()
 
 
-def batch(labels: Sequence[str], frames: int = 2, height: int = 32, width: int = 32) -> FrameBatch:
-    values = torch.randn(frames, 3, height, width)
-    masks = (values[:, 0] > 0).to(torch.uint8) if len(labels) == 1 else torch.randint(0, len(labels), (frames, height, width))
-    masks = masks.to(torch.uint8)
-    masks[:, :2] = 255
-    return FrameBatch(values, masks, [f"frame {index}" for index in range(frames)], ["patient"] * frames)
+def batch(model: SpineModel, frames: int = 2, height: int = 32, width: int = 32) -> FrameBatch:
+    """What the data module would feed the model: frames or clips with masks, or frames with presence."""
+    spec, count = model.input_spec, len(model.labels)
+    about = {"names": ["frame"] * frames * (spec.frames or 1), "groups": ["patient"] * frames}
+    values = torch.randn(frames, *([spec.frames] if spec.frames else []), 3, height, width)
+    if spec.target == "presence":
+        presence = torch.randint(0, 2, (frames, count), dtype=torch.uint8)
+        return FrameBatch(values, None, presence=presence, **about)
+    first = values.select(-3, 0)
+    masks = (first > 0 if count == 1 else torch.randint(0, count, first.shape)).to(torch.uint8)
+    masks[..., :2, :] = 255
+    return FrameBatch(values, masks, **about)
+
+
+def inputs(model: SpineModel, height: int, width: int) -> list[torch.Tensor]:
+    """Everything the network takes at one size: a frame, and for a clip model clips of several lengths too."""
+    length = model.clip_length
+    clips = [torch.randn(1, count, 3, height, width) for count in (1, length, length + 2)] if length else []
+    return [torch.randn(1, 3, height, width), *clips]
+
+
+def outermost(model: SpineModel, height: int, width: int) -> list[torch.Tensor]:
+    """A frame, and for a clip model a clip that is cut into windows: for tests that take seconds an input."""
+    found = inputs(model, height, width)
+    return [found[0], found[-1]][: len(found)]
+
+
+def answer_shape(model: SpineModel, frames: torch.Tensor) -> tuple[int, ...]:
+    count = model.labels.channels
+    return (len(frames), count) if isinstance(model, SpineClassifier) else (*frames.shape[:-3], count, *frames.shape[-2:])
 
 
 def variants(name: str) -> list[dict[str, object]]:
@@ -62,20 +88,25 @@ def variants(name: str) -> list[dict[str, object]]:
 def test_any_size_in_and_the_same_size_out(name: str, labels: list[str]) -> None:
     model = make(name, labels).eval()
     for size in ((1, 1), (17, 33), (64, 64), (250, 130)):
-        with torch.no_grad():
-            logits = model(torch.randn(1, 3, *size))
-        assert logits.shape == (1, len(labels), *size)
-        assert logits.dtype == torch.float32
-        assert logits.isfinite().all()
+        for frames in inputs(model, *size):
+            with torch.no_grad():
+                logits = model(frames)
+            assert logits.shape == answer_shape(model, frames)
+            assert logits.dtype == torch.float32
+            assert logits.isfinite().all()
 
 
 @every_architecture
-def test_training_on_a_single_pixel_is_refused_in_one_sentence(name: str) -> None:
+def test_training_on_a_single_pixel_works_or_is_refused_in_one_sentence(name: str) -> None:
     model = make(name).train()
-    with pytest.raises(ValueError, match=r"cannot train on one frame of 8x8 pixels.*use at least 2 frames") as refusal:
-        model.training_loss(batch(BINARY, 1, 8, 8))
-    assert "\n" not in str(refusal.value)
-    assert model.training_loss(batch(BINARY, 2, 8, 8)).isfinite()
+    try:
+        loss = model.training_loss(batch(model, 1, 8, 8))
+    except ValueError as refusal:  # a batch normalisation cannot normalise a single value
+        assert re.match(r"cannot train on one (frame|clip) of 8x8 pixels.*use at least 2 (frames|clips)", str(refusal))
+        assert "\n" not in str(refusal)
+    else:
+        assert loss.isfinite()
+    assert model.training_loss(batch(model, 2, 8, 8)).isfinite()
 
 
 @every_architecture
@@ -83,7 +114,7 @@ def test_training_on_a_single_pixel_is_refused_in_one_sentence(name: str) -> Non
 def test_every_weight_learns_in_every_way_of_training(name: str, labels: list[str]) -> None:
     for arguments in variants(name):
         model = make(name, labels, **arguments).train()
-        loss = model.training_loss(batch(labels))
+        loss = model.training_loss(batch(model))
         assert loss.shape == ()
         assert loss.dtype == torch.float32
         loss.backward()
@@ -91,6 +122,18 @@ def test_every_weight_learns_in_every_way_of_training(name: str, labels: list[st
         assert not silent  # a parameter without a gradient also stops a training of several processes
         # A bias before a normalisation has no gradient but for rounding; a kernel must have one.
         assert all(p.grad.abs().max() > 0 for p in model.parameters() if p.ndim > 1)
+
+
+@pytest.mark.parametrize("name", [name for name in list_architectures() if find_architecture(name).INTER_FRAME])
+def test_on_stills_every_weight_learns_that_is_not_for_clips_alone(name: str) -> None:
+    model = make(name).train()
+    model.settings = type(model.settings)(stills=True)
+    for part in frozen_modules(model.network, model.INTER_FRAME):
+        part.requires_grad_(False)
+    learning = batch(model)
+    assert learning.frames.ndim == 4
+    model.training_loss(learning).backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
 
 
 @every_architecture
@@ -114,9 +157,9 @@ def test_a_saved_model_comes_back_to_the_last_bit(name: str, labels: list[str], 
     assert all(parameter.requires_grad for parameter in loaded.parameters())
     saved = model.state_dict()
     assert all(torch.equal(tensor, saved[key]) for key, tensor in loaded.state_dict().items())
-    frames = torch.randn(2, 3, 40, 50)
-    with torch.no_grad():
-        assert torch.equal(loaded(frames), model(frames))
+    for frames in inputs(model, 40, 50):
+        with torch.no_grad():
+            assert torch.equal(loaded(frames), model(frames))
 
 
 _FRESH_PROCESS = """
@@ -138,7 +181,7 @@ def test_a_fresh_process_without_network_gives_the_same_logits_to_the_last_bit(t
     for name in list_architectures():
         model = settled(make(name))
         model.save_pretrained(tmp_path / name)
-        frames = torch.randn(1, 3, 70, 50)
+        frames = inputs(model, 70, 50)[-1]
         with torch.no_grad():
             torch.save((frames, model(frames)), tmp_path / f"{name}.pt")
     command = [sys.executable, "-c", _FRESH_PROCESS, str(tmp_path), *list_architectures()]
@@ -149,25 +192,28 @@ def test_a_fresh_process_without_network_gives_the_same_logits_to_the_last_bit(t
 @pytest.mark.slow
 @every_architecture
 def test_compiles_as_one_graph(name: str) -> None:
-    model, frames = settled(make(name)), torch.randn(1, 3, 33, 47)
-    torch.compiler.reset()
-    compiled = torch.compile(model.network, fullgraph=True, backend="aot_eager")
-    with torch.no_grad():
-        torch.testing.assert_close(compiled(frames), model(frames))
+    model = settled(make(name))
+    for frames in outermost(model, 33, 47):
+        torch.compiler.reset()
+        compiled = torch.compile(model.network, fullgraph=True, backend="aot_eager")
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(frames), model(frames))
 
 
 @pytest.mark.slow
 @every_architecture
 def test_exports(name: str) -> None:
-    model, frames = settled(make(name)), torch.randn(1, 3, 33, 47)
-    with torch.no_grad():
-        torch.testing.assert_close(torch.export.export(model.network, (frames,)).module()(frames), model(frames))
+    model = settled(make(name))
+    for frames in outermost(model, 33, 47):
+        with torch.no_grad():
+            torch.testing.assert_close(torch.export.export(model.network, (frames,)).module()(frames), model(frames))
 
 
 @every_architecture
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_is_finite_and_near(name: str, dtype: torch.dtype) -> None:
-    model, frames = settled(make(name)), torch.randn(1, 3, 40, 33)
+    model = settled(make(name))
+    frames = inputs(model, 40, 33)[-1]
     with torch.no_grad():
         exact = model(frames)
         with torch.autocast("cpu", dtype=dtype):
@@ -182,7 +228,7 @@ def test_half_precision_is_finite_and_near(name: str, dtype: torch.dtype) -> Non
 def test_the_state_dict_holds_the_network_and_nothing_else(name: str) -> None:
     model = make(name).eval()
     model.settings = type(model.settings)(class_weights=[3.0])
-    model.training_loss(batch(BINARY, height=48))
+    model.training_loss(batch(model, height=48))
     model.predict(torch.zeros(8, 9, 3, dtype=torch.uint8).numpy())
     assert list(model.state_dict()) == [f"network.{key}" for key in model.network.state_dict()]
 
@@ -202,7 +248,7 @@ def test_constructor_arguments_are_plain_data_in_full(name: str) -> None:
 @every_architecture
 def test_trains_in_mixed_precision_and_its_checkpoint_opens_without_code(name: str, tmp_path: Path) -> None:
     model = make(name)
-    loader = DataLoader([batch(BINARY), batch(BINARY)], batch_size=None)
+    loader = DataLoader([batch(model), batch(model)], batch_size=None)
     before = [parameter.detach().clone() for parameter in model.parameters() if parameter.ndim > 1]
     trainer = Trainer(
         max_epochs=1,
@@ -231,15 +277,17 @@ def test_trains_in_mixed_precision_and_its_checkpoint_opens_without_code(name: s
 @every_architecture
 def test_predict_restores_every_module_to_its_mode(name: str) -> None:
     model = make(name)
-    assert isinstance(model, SpineSegmenter)
     model.train()
-    next(module for module in model.network.modules() if isinstance(module, nn.BatchNorm2d)).eval()
+    next(module for module in model.network.modules() if not [*module.children()]).eval()
     modes = [module.training for module in model.modules()]
     statistics = {key: tensor.clone() for key, tensor in model.state_dict().items()}
     frame = torch.randint(0, 256, (33, 47, 3), dtype=torch.uint8).numpy()
     prediction = model.predict(frame)
-    assert prediction.mask.shape == (33, 47)
-    assert prediction.probability.shape == (1, 33, 47)
+    if isinstance(model, SpineClassifier):
+        assert list(prediction.probability) == list(prediction.present) == BINARY
+    else:
+        assert prediction.mask.shape == (33, 47)
+        assert prediction.probability.shape == (1, 33, 47)
     with pytest.raises(KeyError), model.evaluating():
         raise KeyError
     assert [module.training for module in model.modules()] == modes

@@ -6,7 +6,17 @@ from pathlib import Path
 
 import pytest
 
-from spinevision.recipes import UsageError, check_key, read_recipe, recipe_names, recipe_path, recipe_title, value_sentence
+from spinevision.recipes import (
+    UsageError,
+    check_key,
+    read_cascade,
+    read_recipe,
+    recipe_files,
+    recipe_names,
+    recipe_path,
+    recipe_title,
+    value_sentence,
+)
 
 
 def test_a_recipe_is_given_by_name_or_path(tmp_path: Path) -> None:
@@ -16,7 +26,7 @@ def test_a_recipe_is_given_by_name_or_path(tmp_path: Path) -> None:
     assert recipe_path(str(mine)) == mine
     with pytest.raises(UsageError, match="'ar2unet-bes' is neither a file nor a recipe; did you mean ar2unet-bess"):
         recipe_path("ar2unet-bes")
-    with pytest.raises(UsageError, match="the recipes are ar2unet-bess, attunet-bess, default"):
+    with pytest.raises(UsageError, match="the recipes are ar2unet-bess, attunet-bess, cascade-bess"):
         recipe_path("zzz")
 
 
@@ -24,7 +34,28 @@ def test_a_recipe_is_given_by_name_or_path(tmp_path: Path) -> None:
 def test_every_recipe_has_a_title_and_is_read(name: str) -> None:
     assert len(recipe_title(name)) > 20
     assert not recipe_title(name).startswith("#")
-    assert read_recipe(recipe_path(name))["model"]["class_path"]
+    for path in recipe_files(name):
+        if path.stem == "cascade":
+            parts = read_cascade(name)
+            assert {parts.classifier, parts.segmenter} <= set(recipe_names())
+            assert 0 < parts.sensitivity <= 1
+        else:
+            assert read_recipe(path)["model"]["class_path"]
+
+
+def test_a_recipe_in_stages_is_given_stage_by_stage() -> None:
+    assert recipe_path("pnsnet-spinal-nerve/2-clips").name == "2-clips.yaml"
+    with pytest.raises(
+        UsageError, match="--config pnsnet-spinal-nerve/1-stills, then --config pnsnet-spinal-nerve/2-clips with --from"
+    ):
+        recipe_path("pnsnet-spinal-nerve")
+    with pytest.raises(UsageError, match="has no stage 'clips'; it has 1-stills, 2-clips"):
+        recipe_path("pnsnet-spinal-nerve/clips")
+
+
+def test_a_cascade_says_what_to_train() -> None:
+    with pytest.raises(UsageError, match=r"fit resnet18-bess-presence and ar2unet-bess on the same dataset.*spinevision cascade"):
+        recipe_path("cascade-bess")
 
 
 @pytest.mark.parametrize(

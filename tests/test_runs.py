@@ -14,12 +14,10 @@ import torch
 from PIL import Image
 from red_model import RedModel, write_dataset
 
-from spinevision import SpineModel, UNet
+from spinevision import UNet
 from spinevision.data.manifest import DatasetError
 from spinevision.hub.config import ModelFolderError
-from spinevision.models import ARCHITECTURES
-from spinevision.recipes import recipe_names
-from spinevision.runs import LoadedModel, evaluate_model, list_table, open_model, open_segmenter
+from spinevision.runs import LoadedModel, evaluate_model, open_model, open_on
 
 BINARY = {0: "background", 255: "nerve"}
 MARKED = np.pad(np.ones((4, 8), np.uint8), ((0, 4), (0, 0)))
@@ -92,21 +90,12 @@ def test_a_damaged_table_of_splits_is_named(trained_run: Path, tmp_path: Path) -
 @pytest.mark.parametrize("device", ["cuda:99", "meta", "gpuu", "vulkan"])
 def test_a_device_that_is_not_there_is_refused(trained_run: Path, device: str) -> None:
     with pytest.raises(ValueError, match=f"there is no device '{device}' here; use cpu"):
-        open_segmenter(str(trained_run), device)
-
-
-def test_a_model_that_makes_no_masks_is_refused(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Classifier(SpineModel):
-        pass
-
-    monkeypatch.setattr("spinevision.runs.SpineSegmenter", Classifier)
-    with pytest.raises(ValueError, match="holds a UNet, which makes no masks"):
-        open_segmenter(str(trained_run), "cpu")
+        open_on(str(trained_run), device)
 
 
 def test_the_processor_is_taken_where_there_is_no_other(trained_run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
-    assert open_segmenter(str(trained_run)).model.device == torch.device("cpu")
+    assert open_on(str(trained_run)).model.device == torch.device("cpu")
 
 
 # Which frames are scored
@@ -218,17 +207,3 @@ def test_results_say_what_was_scored(folder: Path, tmp_path: Path) -> None:
     assert told["labels"] == ["nerve"]
     assert told["threshold"] == 0.5
     assert told["preprocess"] == model.preprocess.config()
-
-
-# The list
-
-
-def test_the_list_names_every_architecture_with_its_size_and_every_recipe_with_its_title() -> None:
-    table = list_table().splitlines()
-    sizes = {line.split()[0]: line.split()[1] for line in table[1 : 1 + len(ARCHITECTURES)]}
-    assert set(sizes) == set(ARCHITECTURES)
-    assert sizes["AR2UNet"] == "39,442,925"
-    assert sizes["UNetPlusPlus"] == "9,163,329"
-    titles = {line.split()[0]: line for line in table[3 + len(ARCHITECTURES) :]}
-    assert set(titles) == set(recipe_names())
-    assert "Rhee et al. 2025" in titles["ar2unet-bess"]

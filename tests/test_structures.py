@@ -13,7 +13,7 @@ from PIL import Image
 from spinevision.images import read_mask
 from spinevision.labels import LabelSpace
 from spinevision.preprocess import Preprocess
-from spinevision.structures import FrameBatch, InputSpec, MaskPrediction
+from spinevision.structures import FrameBatch, InputSpec, MaskPrediction, PresencePrediction
 
 SPACE = LabelSpace(["background", "nerve", "bone"])
 
@@ -91,7 +91,9 @@ def test_a_prediction_is_a_record() -> None:
 
 
 def test_a_batch_moves_as_one_and_keeps_its_names() -> None:
-    batch = FrameBatch(torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.ones(2, 8, 8, dtype=torch.uint8), ["a", "b"], ["p1", "p2"])
+    batch = FrameBatch(
+        torch.zeros(2, 3, 8, 8, dtype=torch.uint8), torch.ones(2, 8, 8, dtype=torch.uint8), None, ["a", "b"], ["p1", "p2"]
+    )
     assert len(batch) == 2
     moved = batch.to("meta", non_blocking=True)
     assert moved.frames.device.type == moved.masks.device.type == "meta" and batch.frames.device.type == "cpu"
@@ -104,3 +106,36 @@ def test_a_batch_moves_as_one_and_keeps_its_names() -> None:
 def test_what_a_model_needs_is_single_frames_and_masks_unless_said() -> None:
     spec = InputSpec(SPACE, Preprocess())
     assert spec.frames is None and spec.target == "mask"
+
+
+@pytest.mark.parametrize(
+    "batch",
+    [
+        FrameBatch(torch.zeros(2, 5, 3, 8, 8), torch.ones(2, 5, 8, 8, dtype=torch.uint8), names=["f"] * 10, groups=["p"] * 2),
+        FrameBatch(torch.zeros(2, 3, 8, 8), None, torch.ones(2, 4, dtype=torch.uint8), ["a", "b"], ["p", "p"]),
+    ],
+    ids=["clips", "presence"],
+)
+def test_clips_and_presence_move_as_masks_do(batch: FrameBatch) -> None:
+    moved = batch.to("meta")
+    assert len(moved) == 2
+    for name in ("frames", "masks", "presence"):
+        old, new = getattr(batch, name), getattr(moved, name)
+        assert (new is None) == (old is None)
+        assert new is None or (new.device.type == "meta" and new.shape == old.shape)
+    assert moved.names == batch.names and moved.groups == batch.groups
+
+
+@pytest.mark.parametrize(("frames", "target"), [(0, "mask"), (5, "presence")])
+def test_what_no_model_can_ask_for_is_refused(frames: int, target: str) -> None:
+    with pytest.raises(ValueError, match="a clip has at least one frame and masks as its target"):
+        InputSpec(SPACE, Preprocess(), frames, target)  # type: ignore[arg-type]
+    assert InputSpec(SPACE, Preprocess(), 5).frames == 5
+
+
+def test_a_presence_prediction_is_a_record() -> None:
+    frame = np.zeros((4, 5, 3), np.uint8)
+    answer = PresencePrediction({"nerve": 0.7, "bone": 0.1}, {"nerve": True, "bone": False}, 0.5, frame)
+    assert answer.present["nerve"] and not answer.present["bone"] and answer.frame is frame
+    with pytest.raises(FrozenInstanceError):
+        answer.threshold = 0.9  # type: ignore[misc]

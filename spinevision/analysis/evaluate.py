@@ -15,6 +15,7 @@ from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
+from spinevision.data.clips import ClipSettings, sequence_order
 from spinevision.data.dataset import PairReader
 from spinevision.data.manifest import Row, Unit
 from spinevision.data.wording import counted
@@ -25,6 +26,7 @@ from spinevision.metrics import CLASS_SCORES, MaskScores, per_image_scores
 from spinevision.models.segmenter import SpineSegmenter, decide
 from spinevision.statistics import cluster_interval
 from spinevision.tables import write_table
+from spinevision.windows import windows
 
 RESULTS_VERSION = 1
 UNKNOWN_GROUP = "unknown"
@@ -124,14 +126,25 @@ class Evaluation:
         return table
 
 
-def evaluate(model: SpineSegmenter, rows: Sequence[Row], codes: MaskCodes, unit: Unit, *, progress: bool = True) -> Evaluation:
+def evaluate(
+    model: SpineSegmenter,
+    rows: Sequence[Row],
+    codes: MaskCodes,
+    unit: Unit,
+    *,
+    clips: ClipSettings = ClipSettings(),  # noqa: B008 - frozen plain data
+    progress: bool = True,
+) -> Evaluation:
     """Score a model on frames at their own size, with the mask it would really give out. No more than a few frames are held.
+
+    A clip model gets each sequence in windows (:func:`spinevision.windows.windows`); every frame is scored once.
 
     Args:
         model: scored in eval mode, on the device it is on.
         rows: the frames.
         codes: what the dataset's mask values mean.
         unit: what a group is, ``patient`` or ``sequence``.
+        clips: how sequences are cut for a clip model.
         progress: show a progress bar.
 
     Raises:
@@ -139,15 +152,19 @@ def evaluate(model: SpineSegmenter, rows: Sequence[Row], codes: MaskCodes, unit:
         DatasetError: a mask that does not fit its frame or the classes.
     """
     metric, frames = MaskScores(model.labels), []
-    pairs = _read_ahead(PairReader(codes, model.labels), rows)
+    length = model.window_length
+    sequences = [rows] if length == 1 else sequence_order(rows, clips)
+    cut = [window for sequence in sequences for window in windows(sequence, length)]
+    pairs = _read_ahead(PairReader(codes, model.labels), [row for clip in cut for row in clip.items])
     with model.evaluating(), torch.inference_mode():
-        for row, (frame, truth) in track(
-            zip(rows, pairs, strict=True), f"evaluating {len(rows)} frames", len(rows), disable=not progress, transient=True
-        ):
-            logits, target = model.frame_logits(frame).cpu(), torch.from_numpy(truth)[None].long()
-            mask = decide(logits, model.threshold).long()
-            metric.update(logits, mask, target)
-            frames.append(_score(row, unit, mask, target, model.labels))
+        for members, new in track(cut, f"evaluating {len(rows)} frames", disable=not progress, transient=True):
+            images, truths = zip(*(next(pairs) for _ in members), strict=True)
+            answers = [*zip(members, truths, model.answer(images), strict=True)]
+            for row, truth, answer in answers[-new:]:
+                logits, target = answer.logits.cpu(), torch.from_numpy(truth)[None].long()
+                mask = decide(logits, model.threshold).long()
+                metric.update(logits, mask, target)
+                frames.append(_score(row, unit, mask, target, model.labels))
     return Evaluation(metric.results(), tuple(frames), unit, model.labels)
 
 

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
 
+from spinevision.data.answers import EXPECTED
 from spinevision.data.dataset import size_mismatch, unknown_values
 from spinevision.data.manifest import DatasetError, Manifest, Row, Unit, read_manifest
+from spinevision.data.presence import presence_table
 from spinevision.data.splits import Splits, split_frames
 from spinevision.data.wording import counted, listed
 from spinevision.images import ImageError, read_frame, read_mask, source_name
-from spinevision.labels import IGNORE_INDEX, MaskCodes
+from spinevision.labels import IGNORE_INDEX, PRESENCE, LabelSpace, MaskCodes
 
 NEAR_DUPLICATE_RMS = 4.0
 """Two frames count as near-duplicates when their 16x16 grey thumbnails differ by less than this RMS (0-255); our choice."""
@@ -36,7 +38,7 @@ class FrameReport:
         row: the frame.
         problem: a sentence, or None; with one, nothing else is known.
         size: height and width (pixels).
-        pixels: how often each mask value occurs.
+        pixels: how often each mask value occurs; empty for a frame without a mask.
         thumbnail: grey, float32 (16, 16), 0-255.
     """
 
@@ -57,6 +59,7 @@ class DatasetReport:
         frames: one report a frame.
         problems: sentences; with any of them the dataset is not fit for training.
         notes: sentences; worth knowing, but no hindrance.
+        values: the mask values that each frame holds, by its name; none for a frame without a mask.
     """
 
     manifest: Manifest
@@ -64,6 +67,7 @@ class DatasetReport:
     frames: tuple[FrameReport, ...]
     problems: tuple[str, ...]
     notes: tuple[str, ...]
+    values: Mapping[str, frozenset[int]] = field(default_factory=dict)
 
     def refuse(self) -> None:
         """Raise the problems as one error.
@@ -78,15 +82,15 @@ class DatasetReport:
 
 
 def inspect(manifest: Manifest, *, progress: bool = True) -> DatasetReport:
-    """Read every frame and mask once, in threads, with a progress bar.
+    """Read every frame that a model can learn from, and its mask where it has one, once, in threads, with a progress bar.
 
     Without a ``classes.json``, masks that hold only 0 and 255 (or 0 and 1) over the whole dataset are taken as binary.
     """
     reports = tuple(
         track(
-            _read_all(manifest.rows),
-            f"reading {len(manifest.rows)} frames and masks",
-            len(manifest.rows),
+            _read_all(manifest.frames),
+            f"reading {len(manifest.frames)} frames and masks",
+            len(manifest.frames),
             console=Console(stderr=True),
             disable=not progress,
             transient=True,
@@ -111,7 +115,8 @@ def inspect(manifest: Manifest, *, progress: bool = True) -> DatasetReport:
             notes.append(f"masks that hold nothing but ignore (255), where nothing is learnt or measured: {listed(blank)}")
         if holders and (absent := [name for value, name in codes.names.items() if value not in holders]):
             notes.append(f"no mask holds {listed(absent)}")
-    return DatasetReport(manifest, codes or MaskCodes.binary(255), reports, tuple(problems), tuple(notes))
+    values = {report.row.name: frozenset(report.pixels) for report in reports}
+    return DatasetReport(manifest, codes or MaskCodes.binary(255), reports, tuple(problems), tuple(notes), values)
 
 
 def _read_all(rows: Sequence[Row]) -> Iterator[FrameReport]:
@@ -122,18 +127,20 @@ def _read_all(rows: Sequence[Row]) -> Iterator[FrameReport]:
 
 def _inspect_frame(row: Row) -> FrameReport:
     try:
-        frame, mask = read_frame(row.image), read_mask(row.mask)
-        if frame.shape[:2] != mask.shape:
-            raise DatasetError(size_mismatch(row, frame, mask))
+        frame, pixels = read_frame(row.image), {}
+        if row.mask is not None:
+            mask = read_mask(row.mask)
+            if frame.shape[:2] != mask.shape:
+                raise DatasetError(size_mismatch(row.name, source_name(row.mask), frame, mask))
+            pixels = {value: count for value, count in enumerate(Image.fromarray(mask).histogram()) if count}
     except (ImageError, DatasetError) as error:
         return FrameReport(row, str(error))
-    counts = Image.fromarray(mask).histogram()
     small = Image.fromarray(frame).resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX, reducing_gap=2.0).convert("L")
-    pixels = {value: count for value, count in enumerate(counts) if count}
-    return FrameReport(row, None, (mask.shape[0], mask.shape[1]), pixels, np.asarray(small, dtype=np.float32))
+    return FrameReport(row, None, (frame.shape[0], frame.shape[1]), pixels, np.asarray(small, dtype=np.float32))
 
 
 def _mask_name(report: FrameReport, manifest: Manifest) -> str:
+    assert report.row.mask is not None, "only frames with a mask have values to name it for"
     return source_name(report.row.mask).removeprefix(f"{manifest.source}/")
 
 
@@ -209,6 +216,8 @@ def check_dataset(root: str, *, split_by: Unit | None = None, seed: int = 0) -> 
     problems += [f"{name} belongs to no frame; add its frame, name it in the table or delete it" for name in manifest.stray_masks]
     if manifest.unlisted_frames:
         notes.append(f"frames that the table does not name, so that they are not used: {listed(manifest.unlisted_frames)}")
+    if not problems:
+        notes += _contradictions(report)
     lines = _description(manifest, report)
     try:
         splits = split_frames(manifest, split_by=split_by, seed=seed)
@@ -228,7 +237,7 @@ def check_dataset(root: str, *, split_by: Unit | None = None, seed: int = 0) -> 
 
 
 def _description(manifest: Manifest, report: DatasetReport) -> list[str]:
-    rows = manifest.rows
+    rows = manifest.frames
     groups = []
     for unit, known in (
         ("patient", {row.patient for row in rows if row.patient}),
@@ -236,6 +245,8 @@ def _description(manifest: Manifest, report: DatasetReport) -> list[str]:
     ):
         groups.append(counted(len(known), unit) if known else f"{unit}s not known")
     left_out = f" ({counted(manifest.unlabelled, 'frame')} without a mask left out)" if manifest.unlabelled else ""
+    if manifest.answered:
+        left_out = f", {manifest.unlabelled} without, of which {len(manifest.answered)} have answers in columns"
     sizes = [f"{w}x{h} ({n})" for (h, w), n in Counter(entry.size for entry in report.frames if entry.size).most_common()]
     frames_with: Counter[int] = Counter()
     pixels: Counter[int] = Counter()
@@ -246,10 +257,37 @@ def _description(manifest: Manifest, report: DatasetReport) -> list[str]:
     settled = manifest.codes is not None or set(pixels) <= set(report.codes.names)
     names = {IGNORE_INDEX: "ignore", **(report.codes.names if settled else {})}
     lines = [
-        f"{manifest.source}: {counted(len(rows), 'frame')} with a mask{left_out}, {', '.join(groups)}",
+        f"{manifest.source}: {counted(len(manifest.rows), 'frame')} with a mask{left_out}, {', '.join(groups)}",
         *([f"sizes in pixels: {listed(sizes, _SHOWN)}"] if sizes else []),
     ]
     for value in sorted(pixels):
         share = f"in {counted(frames_with[value], 'frame')}, {pixels[value] / pixels.total():.1%} of all pixels"
         lines.append(f"mask value {value} ({names.get(value, 'no class')}): {share}")
+    for name in manifest.columns:
+        told = Counter(row.presence.get(name) for row in rows)
+        lines.append(
+            f"column {name}: present in {counted(told[True], 'frame')}, absent in {told[False]}, not known in {told[None]}"
+        )
     return lines
+
+
+def _contradictions(report: DatasetReport) -> list[str]:
+    """What the columns say against the masks, and columns named as a class that say something else."""
+    manifest, codes = report.manifest, report.codes
+    classes = [*codes.names.values(), PRESENCE] if manifest.rows else [PRESENCE]
+    notes = [
+        f"the column {name} holds {cell}, so it does not say whether {name} is in a frame; expected {EXPECTED}"
+        for name, cell in manifest.other_columns.items()
+        if name in classes
+    ]
+    for name in set(manifest.columns) & set(classes):
+        answered = [row for row in manifest.rows if name in row.presence]
+        bare = [replace(row, presence={}) for row in answered]
+        shown = presence_table(bare, LabelSpace((name,)), codes, report.values)[:, 0]
+        against = [row.name for row, seen in zip(answered, shown, strict=True) if seen == (not row.presence[name])]
+        if against:
+            notes.append(
+                f"the column {name} and the mask disagree in {counted(len(against), 'frame')}: {listed(against)}; a classifier "
+                "goes by the column"
+            )
+    return notes

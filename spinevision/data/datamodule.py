@@ -1,4 +1,4 @@
-"""Loaders for training and evaluation, and the augmentation hook on the device."""
+"""Loaders for training and evaluation, of frames or clips, masks or presence, and the augmentation hook on the device."""
 
 from __future__ import annotations
 
@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, DistributedSampler
 
 from spinevision.augment import Augment, AugmentSettings
 from spinevision.data.check import DatasetReport, inspect
-from spinevision.data.dataset import FrameDataset, collate
-from spinevision.data.manifest import DatasetError, Manifest, Unit, read_manifest
-from spinevision.data.sampling import EvaluationSampler
+from spinevision.data.clips import ClipDataset, ClipSettings
+from spinevision.data.dataset import Feed, FrameDataset, collate
+from spinevision.data.manifest import DatasetError, Manifest, Row, Unit, read_manifest
+from spinevision.data.presence import PresenceDataset, check_presence_labels
+from spinevision.data.sampling import BalancedSampler, EvaluationSampler
 from spinevision.data.splits import Splits, split_frames
 from spinevision.data.wording import counted
 from spinevision.labels import PRESENCE, LabelSpace
@@ -33,18 +35,23 @@ logger = logging.getLogger(__name__)
 class SpineDataModule(LightningDataModule):
     """Feeds any model from a folder of frames and masks, a ``datasets.Dataset`` or a dataset on the Hub.
 
-    What the model needs (classes, preprocessing) is read from the trainer's model; every file is read once before the first
-    step, so that a damaged one is found at once. Frames travel as uint8; augmentation and normalisation run on the device.
+    What the model needs (classes, preprocessing, single frames or clips, masks or presence) is read from the trainer's model;
+    every file is read once before the first step, so that a damaged one is found at once. Frames travel as uint8; augmentation
+    and normalisation run on the device. A segmenter and a classifier get the same parts, so that both halves of a cascade leave
+    the same patients for the test. Augmentation can move a small structure out of a frame that is said to hold it.
 
     Args:
         root: dataset folder, ``datasets.Dataset`` or Hub id.
         split_by: ``patient`` or ``sequence``; None takes patients, or sequences where no patient is known.
         fractions: shares of frames for train, validation and test, as in Peng et al. 2023; a ``split`` column wins over them.
-        seed: of the split.
-        batch_size: frames a step and process; our default.
+        seed: of the split and of the draws of ``positive_fraction``.
+        batch_size: frames, or clips, a step and process; our default.
         num_workers: loader processes; None shares the processor cores among the training processes, at most eight for each.
         augment: what to vary in training frames; None trains on them as they are.
         classes: mask values and class names; None reads the folder's ``classes.json``.
+        clips: how sequences are cut, for a model that takes clips.
+        positive_fraction: expected share of training frames (clips) that hold any foreground of the model's labels, drawn with
+            replacement, as many an epoch as there are; None takes each once an epoch, in random order.
 
     Raises:
         DatasetError: at set-up, for every way in which the data cannot be used.
@@ -61,19 +68,25 @@ class SpineDataModule(LightningDataModule):
         num_workers: int | None = None,
         augment: AugmentSettings | Augment | None = AugmentSettings(),  # noqa: B008 - frozen plain data
         classes: dict[int, str] | str | Path | None = None,
+        clips: ClipSettings = ClipSettings(),  # noqa: B008
+        positive_fraction: float | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise DatasetError(f"batch_size must be at least 1, found {batch_size}")
+        if positive_fraction is not None and not 0 < positive_fraction < 1:
+            raise DatasetError(f"positive_fraction must lie between 0 and 1, or be null, found {positive_fraction}")
         self.root, self.split_by, self.fractions, self.seed = root, split_by, tuple(fractions), seed
         self.batch_size, self.classes = batch_size, classes
         self.num_workers = num_workers
         self.augment = Augment.from_settings(augment) if isinstance(augment, AugmentSettings) else augment
+        self.clips, self.positive_fraction = clips, positive_fraction
         self.spec: InputSpec | None = None
+        self._feeds: dict[str, Feed] = {}
 
     @cached_property
     def manifest(self) -> Manifest:
-        """The labelled frames."""
+        """The frames and what is known of them."""
         return read_manifest(self.root, self.classes)
 
     @cached_property
@@ -83,63 +96,105 @@ class SpineDataModule(LightningDataModule):
             return inspect(self.manifest)
         told = None
         if self.trainer.is_global_zero:
-            told = replace(inspect(self.manifest), manifest=replace(self.manifest, rows=()), frames=())
+            told = replace(inspect(self.manifest), manifest=replace(self.manifest, rows=(), answered=()), frames=())
         return self.trainer.strategy.broadcast(told)  # type: ignore[return-value]
 
     @cached_property
     def splits(self) -> Splits:
-        """Train, validation and test."""
+        """Train, validation and test, of all frames; :meth:`rows` are those for the model."""
         return split_frames(self.manifest, split_by=self.split_by, fractions=self.fractions, seed=self.seed)
 
     @property
     def labels(self) -> LabelSpace:
-        """The label space of a model trained on every class of this dataset."""
+        """The label space of a model trained on every class of this dataset; without masks, on every column with answers."""
+        if not self.manifest.rows:
+            return LabelSpace(self.manifest.columns)
         return (self.manifest.codes or self.report.codes).labels
+
+    def rows(self, part: str) -> tuple[Row, ...]:
+        """The frames of a part for the model: those with a mask, and for a classifier also those that a column tells about."""
+        rows = self.splits.parts[part]
+        presence = self.spec is not None and self.spec.target == "presence"
+        return rows if presence else tuple(row for row in rows if row.mask is not None)
 
     def setup(self, stage: str) -> None:
         """Read and check the data, and match it with the trainer's model."""
         if self.trainer is None or not hasattr(self.trainer.lightning_module, "input_spec"):
             raise DatasetError("SpineDataModule needs a trainer with a spinevision model; call Trainer().fit(model, datamodule)")
         spec: InputSpec = self.trainer.lightning_module.input_spec  # type: ignore[assignment]
-        parts, codes, world = self.splits.parts, self.report.codes, self.trainer.world_size
+        if spec.target == "mask":
+            self.manifest.require_masks()
+        codes, first, _ = self.report.codes, self.spec is None, self.splits
         self.report.refuse()
-        codes.table(spec.labels)
-        for part in {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}.get(stage, ()):
-            if not parts[part]:
-                raise DatasetError(
-                    f"the {part} part of {self.manifest.source} has no frames; "
-                    "give it a share in fractions or rows in the split column"
-                )
-            if part != "train" and len(parts[part]) < world:
-                # Lightning passes over an evaluation in a process without frames, and the others would wait for it forever.
-                raise DatasetError(
-                    f"the {part} part of {self.manifest.source} has {counted(len(parts[part]), 'frame')} for {world} processes; "
-                    "use fewer devices, so that each has a frame"
-                )
-        if self.spec is None and self.trainer.is_global_zero:
+        if spec.target == "mask":
+            codes.table(spec.labels)
+        else:
+            check_presence_labels(spec.labels, self.manifest, codes)
+        self.spec = spec
+        parts = {"fit": ("train", "validation"), "validate": ("validation",), "test": ("test",)}.get(stage, ())
+        self._feeds = {part: self._feed(part, spec) for part in parts}
+        for part, feed in self._feeds.items():
+            self._check_size(part, len(feed))
+        if first and self.trainer.is_global_zero:
             others = [name for name in codes.labels.foreground.values() if name not in spec.labels]
-            if others and PRESENCE not in spec.labels:
+            if others and spec.target == "mask" and PRESENCE not in spec.labels:
                 logger.info("classes that the model does not name count as background: %s", ", ".join(others))
             for note in self.report.notes:
                 logger.info(note)
-        self.spec = spec
+
+    def _feed(self, part: str, spec: InputSpec) -> Feed:
+        # Workers get a preprocessing of their own: the model's may be on a GPU, which another process cannot share.
+        spec = replace(spec, preprocess=Preprocess(**spec.preprocess.config()))
+        rows, codes, unit = self.rows(part), self.report.codes, self.splits.unit
+        if spec.target == "presence":
+            return PresenceDataset(rows, spec, codes, self.report.values, unit)
+        if spec.frames is not None:
+            return ClipDataset(rows, spec, codes, unit, self.clips, training=part == "train")
+        return FrameDataset(rows, spec, codes, unit)
+
+    def _check_size(self, part: str, size: int) -> None:
+        assert self.spec is not None and self.trainer is not None
+        world, noun = self.trainer.world_size, "clip" if self.spec.frames else "frame"
+        if not size and self.rows(part):
+            reason = (
+                "as long as a clip; set clips.edge to repeat" if noun == "clip" else "of which the presence of a label is known"
+            )
+            raise DatasetError(f"the {part} part of {self.manifest.source} has nothing {reason}")
+        if not size:
+            raise DatasetError(
+                f"the {part} part of {self.manifest.source} has no frames; give it a share in fractions or rows in the split column"
+            )
+        if part != "train" and size < world:
+            # Lightning passes over an evaluation in a process without frames, and the others would wait for it forever.
+            raise DatasetError(
+                f"the {part} part of {self.manifest.source} has {counted(size, noun)} for {world} processes; "
+                f"use fewer devices, so that each has a {noun}"
+            )
+
+    def _sampler(self, part: str, feed: Feed) -> DistributedSampler | None:
+        """What chooses the frames of this process where Lightning's own choice will not do."""
+        assert self.trainer is not None
+        rank, world = self.trainer.global_rank, self.trainer.world_size
+        if part != "train":
+            return None if world == 1 else EvaluationSampler(feed, rank, world)  # type: ignore[arg-type]
+        if self.positive_fraction is None:
+            return None
+        return BalancedSampler(feed.positive(self.report.values), self.positive_fraction, self.seed, rank, world)
 
     def _loader(self, part: str) -> DataLoader:
         assert self.spec is not None and self.trainer is not None, "setup() comes first"
-        # Workers get a preprocessing of their own: the model's may be on a GPU, which another process cannot share.
-        spec = replace(self.spec, preprocess=Preprocess(**self.spec.preprocess.config()))
-        dataset = FrameDataset(self.splits.parts[part], spec, self.report.codes, self.splits.unit)
-        training, world = part == "train", self.trainer.world_size
-        sampler = None if training or world == 1 else EvaluationSampler(dataset, self.trainer.global_rank, world)
+        feed, training, world = self._feeds[part], part == "train", self.trainer.world_size
+        single = (self.spec.frames or 1) == 1
+        sampler = self._sampler(part, feed)
         workers = min(8, max(1, (os.cpu_count() or 1) // world)) if self.num_workers is None else self.num_workers
-        share = -(-len(dataset) // world)  # of each process in training
+        share = -(-len(feed) // world)  # of each process in training
         return DataLoader(
-            dataset,
+            feed,  # type: ignore[arg-type]
             batch_size=self.batch_size,
-            shuffle=training,
+            shuffle=training and sampler is None,
             sampler=sampler,
             # A last batch of one frame would give BatchNorm nothing to normalise over.
-            drop_last=training and share > 1 and share % self.batch_size == 1,
+            drop_last=training and single and share > 1 and share % self.batch_size == 1,
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.trainer.strategy.root_device.type == "cuda",
@@ -151,7 +206,7 @@ class SpineDataModule(LightningDataModule):
         return self._loader("train")
 
     def val_dataloader(self) -> DataLoader:
-        """Validation batches, in order, each frame once over all processes."""
+        """Validation batches, in order, each frame (of clips: each frame that counts) once over all processes."""
         return self._loader("validation")
 
     def test_dataloader(self) -> DataLoader:

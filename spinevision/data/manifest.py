@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from spinevision.data.table import cell_text, read_table
+from spinevision.data.answers import EXPECTED, read_answers
+from spinevision.data.found import DatasetError, FoundFrame, TableImage
+from spinevision.data.hub_table import frames_of_table, load_table
+from spinevision.data.table import COLUMNS, cell_text, read_table
 from spinevision.data.wording import counted, listed
 from spinevision.images import FRAME_SUFFIXES
 from spinevision.labels import MaskCodes
@@ -23,40 +26,24 @@ logger = logging.getLogger(__name__)
 Unit = Literal["patient", "sequence"]
 PARTS = ("train", "validation", "test")
 _PART_NAMES = {**{part: part for part in PARTS}, "training": "train", "val": "validation", "valid": "validation"}
-_COLUMNS = ("patient_id", "sequence_id", "frame_index", "split")
-_MASK_COLUMNS = ("mask", "annotation", "label", "segmentation")
-_LAYOUT = "the folders images/ and masks/ and a metadata.csv with the columns file_name, mask_file_name, " + ", ".join(_COLUMNS[:3])
-
-
-class DatasetError(ValueError):
-    """A dataset that cannot be used as it is; the sentence says what was found, what was expected and what to do."""
-
-
-@dataclass(frozen=True, slots=True)
-class TableImage:
-    """An encoded image in a ``datasets.Dataset`` column, decoded by the same code as a file."""
-
-    column: datasets.Dataset  # one column, not decoded
-    index: int
-    name: str
-
-    def read_bytes(self) -> bytes:
-        """The encoded file."""
-        (cell,) = self.column[self.index].values()
-        return cell["bytes"] if cell["bytes"] is not None else Path(cell["path"]).read_bytes()
+_LAYOUT = "the folders images/ and masks/ and a metadata.csv with the columns file_name, mask_file_name, " + ", ".join(COLUMNS[:3])
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One frame of a dataset; an empty text means unknown."""
+    """One frame of a dataset; an empty text means unknown.
+
+    ``presence`` is what the table says of classes that are in the frame or not, by the name of the class.
+    """
 
     name: str
     image: Path | TableImage
-    mask: Path | TableImage
+    mask: Path | TableImage | None
     patient: str
     sequence: str
     frame_index: int | None
     part: str
+    presence: Mapping[str, bool] = field(default_factory=dict, hash=False)
 
     def group(self, unit: Unit) -> str:
         """The patient, or the sequence where no patient is known or sequences are asked for; empty when neither is known."""
@@ -67,15 +54,19 @@ class Row:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The labelled frames of a dataset and what their mask values mean.
+    """The frames of a dataset that a model can learn from, and what their mask values mean.
 
     Args:
         source: where it was read from, for messages.
-        rows: the labelled frames.
+        rows: the frames with a mask, which a segmenter learns from.
         codes: mask values and class names; None when no ``classes.json`` says so and the masks must be looked at first.
-        unlabelled: frames left out because they have no mask.
+        unlabelled: number of frames without a mask.
         unlisted_frames: files in ``images/`` that the table does not name; they are not used.
         stray_masks: files in ``masks/`` that belong to no frame; they are not used.
+        answered: the frames without a mask of which a column of the table says whether a class is in them; a classifier learns
+            from them and from ``rows``.
+        columns: the columns of the table that say so.
+        other_columns: the columns that say something else, with the first cell that shows it and its row.
     """
 
     source: str
@@ -84,11 +75,36 @@ class Manifest:
     unlabelled: int = 0
     unlisted_frames: tuple[str, ...] = ()
     stray_masks: tuple[str, ...] = ()
+    answered: tuple[Row, ...] = ()
+    columns: tuple[str, ...] = ()
+    other_columns: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def frames(self) -> tuple[Row, ...]:
+        """The frames that some model can learn from."""
+        return self.rows + self.answered
 
     @property
     def unit(self) -> Unit:
         """The coarsest group that is known: patients if any is named, else sequences."""
-        return "patient" if any(row.patient for row in self.rows) else "sequence"
+        return "patient" if any(row.patient for row in self.frames) else "sequence"
+
+    def require_masks(self) -> None:
+        """Refuse a dataset without a mask.
+
+        Raises:
+            DatasetError: there is none.
+        """
+        if not self.rows:
+            raise DatasetError(
+                f"{self.source} has no frame with a mask, {self.unlabelled} without one; name the masks in the column "
+                "mask_file_name, or give them the names of their frames where there is no table. "
+                f"A classifier can do without masks if a column named as the class holds {EXPECTED}{self._strangers()}"
+            )
+
+    def _strangers(self) -> str:
+        strangers = [f"{name} ({cell})" for name, cell in self.other_columns.items()]
+        return f"; these hold something else: {listed(strangers)}" if strangers else ""
 
 
 def read_manifest(
@@ -98,7 +114,9 @@ def read_manifest(
 
     Args:
         root: the folder (``images/``, ``masks/``, ``metadata.csv`` or ``.jsonl``, ``classes.json``), the dataset, or a Hub id.
-            A folder without a table pairs ``images/a.jpg`` with ``masks/a.png``.
+            A folder without a table pairs ``images/a.jpg`` with ``masks/a.png``. A column of the table with 0, 1, true, false,
+            yes, no or nothing, named as a class or ``presence``, says of each frame whether that is in it; for a classifier it
+            goes before what the mask shows, and with it a frame needs no mask.
         classes: pixel values and class names, or a path to such a JSON file; by default the dataset's own ``classes.json``.
 
     Raises:
@@ -106,10 +124,12 @@ def read_manifest(
     """
     codes = _codes(classes)
     if not isinstance(root, (str, Path)):
-        return _from_datasets(root, codes, "the dataset given")
+        source = "the dataset given"
+        return _manifest(source, frames_of_table(root, source), codes)
     folder = Path(root).expanduser()
     if isinstance(root, str) and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", root):
-        return _from_hub(root, codes)
+        table, classes_file = load_table(root)
+        return _manifest(root, frames_of_table(table, root), codes or _codes(classes_file))
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; give a dataset folder with {_LAYOUT}, or a Hub id")
     if codes is None and (folder / "classes.json").exists():
@@ -137,20 +157,19 @@ def _from_folder(folder: Path, codes: MaskCodes | None) -> Manifest:
         records = read_table(tables[0]) if tables else _pair_by_name(folder)
     except ValueError as error:
         raise DatasetError(str(error)) from error
-    rows, names, mask_names = [], set(), set()
+    found, names, mask_names = [], set[str](), set[str]()
     for number, record in records:
         name, mask_name = (_inside(record.get(column), number, folder) for column in ("file_name", "mask_file_name"))
         if name in names:
             raise DatasetError(f"{name} stands twice in the table of {folder}; keep one row a frame")
         names.add(name)
-        if mask_name:
-            mask_names.add(mask_name)
-            rows.append(_row(record, f"row {number}", name, folder / name, folder / mask_name))
+        mask_names.update(filter(None, [mask_name]))
+        found.append(FoundFrame(f"row {number}", name, folder / name, folder / mask_name if mask_name else None, record))
     unlisted, stray = (
         tuple(entry for path in _files(folder / part) if (entry := path.relative_to(folder).as_posix()) not in known)
         for part, known in (("images", names), ("masks", mask_names))
     )
-    return _finish(Manifest(str(folder), tuple(rows), codes, len(names) - len(rows), unlisted, stray))
+    return _manifest(str(folder), found, codes, unlisted, stray)
 
 
 def _pair_by_name(folder: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -187,100 +206,37 @@ def _inside(cell: Any, number: int, folder: Path) -> str:
     return name.as_posix() if text else ""
 
 
-# A datasets.Dataset
-
-
-def _from_hub(repo_id: str, codes: MaskCodes | None) -> Manifest:
-    import datasets
-
-    from spinevision.hub.transport import dataset_file
-
-    try:
-        if codes is None and (found := dataset_file(repo_id, "classes.json")):
-            codes = _codes(found)
-        data = datasets.load_dataset(repo_id)
-    except Exception as error:  # offline, refused, gone, or a dataset that does not fit: the library raises anything
-        raise DatasetError(f"there is no folder {repo_id} here, and from the Hub: {' '.join(str(error).split())}") from error
-    return _from_datasets(data, codes, repo_id)
-
-
-def _from_datasets(data: Any, codes: MaskCodes | None, source: str) -> Manifest:
-    import datasets
-
-    if isinstance(data, datasets.Dataset):
-        parts = {"": data}
-    elif isinstance(data, datasets.DatasetDict):
-        parts = dict(data) if set(data) != {"train"} else {"": data["train"]}  # what was never divided is called "train"
-    else:
-        raise DatasetError(
-            f"expected a folder, a Hub id, a datasets.Dataset or a DatasetDict, found {type(data).__name__}"
-            + ("; load it without streaming" if "Iterable" in type(data).__name__ else "")
-        )
-    rows, frames = [], 0
-    for part_name, part in parts.items():
-        pictures = [name for name, feature in part.features.items() if isinstance(feature, datasets.Image)]
-        mask_column = next((name for name in _MASK_COLUMNS if name in pictures), None)
-        if "image" not in pictures or mask_column is None:
-            raise DatasetError(
-                f"{source} has the columns {', '.join(part.column_names)}; expected the pictures image and mask. A folder becomes "
-                "these when its metadata.csv has the columns file_name and mask_file_name"
-            )
-        images, masks = (
-            part.select_columns([name]).cast_column(name, datasets.Image(decode=False)) for name in ("image", mask_column)
-        )
-        paths, masked = _paths(images), _paths(masks)
-        columns = {name: part.select_columns([name])[:][name] for name in _COLUMNS if name in part.column_names}
-        frames += len(paths)
-        for index, path in enumerate(paths):
-            if masked[index] is None:
-                continue
-            place = f"row {index} of {part_name}" if part_name else f"row {index}"
-            if path is None:
-                raise DatasetError(f"{place} of {source} has a mask but no image; add the image or remove the row")
-            name = f"{Path(path).name or 'frame'} ({place})"
-            record = {column: cells[index] for column, cells in columns.items()}
-            record["split"] = cell_text(record.get("split")) or part_name
-            rows.append(_row(record, place, name, TableImage(images, index, name), TableImage(masks, index, f"the mask of {name}")))
-    return _finish(Manifest(source, tuple(rows), codes, frames - len(rows)))
-
-
-def _paths(pictures: datasets.Dataset) -> list[str | None]:
-    """The path of each picture of a column, empty where none is known; None where there is no picture. Nothing is decoded."""
-    import pyarrow.compute
-
-    paths: list[str | None] = []
-    for table in pictures.with_format("arrow").iter(1000):
-        content, path = (pyarrow.compute.struct_field(table.column(0), field) for field in ("bytes", "path"))
-        known = pyarrow.compute.is_valid(content).to_pylist()
-        paths += [text if text is not None else "" if has else None for text, has in zip(path.to_pylist(), known, strict=True)]
-    return paths
-
-
 # Rows
 
 
-def _row(record: Mapping[str, Any], place: str, name: str, image: Path | TableImage, mask: Path | TableImage) -> Row:
-    patient, sequence, index, split = (cell_text(record.get(column)) for column in _COLUMNS)
+def _row(frame: FoundFrame, presence: Mapping[str, bool]) -> Row:
+    patient, sequence, index, split = (cell_text(frame.record.get(column)) for column in COLUMNS)
     try:
         number = float(index or 0)
         if number != int(number):
             raise ValueError
     except (ValueError, OverflowError):
-        raise DatasetError(f"{place} ({name}): frame_index must be a whole number or empty, found {index!r}") from None
+        raise DatasetError(f"{frame.place} ({frame.name}): frame_index must be a whole number or empty, found {index!r}") from None
     part = _PART_NAMES.get(split.lower()) if split else ""
     if part is None:
-        raise DatasetError(f"{place} ({name}): split must be train, validation, test or empty, found {split!r}")
-    return Row(name, image, mask, patient, sequence, int(number) if index else None, part)
+        raise DatasetError(f"{frame.place} ({frame.name}): split must be train, validation, test or empty, found {split!r}")
+    return Row(frame.name, frame.image, frame.mask, patient, sequence, int(number) if index else None, part, presence)
 
 
-def _finish(manifest: Manifest) -> Manifest:
-    if not manifest.rows:
-        raise DatasetError(
-            f"{manifest.source} has no frame with a mask, {manifest.unlabelled} without one; name the masks in the column "
-            "mask_file_name, or give them the names of their frames where there is no table"
-        )
-    if manifest.unlabelled:
-        logger.info("%s: %s without a mask left out", manifest.source, counted(manifest.unlabelled, "frame"))
-    if stray := manifest.stray_masks:
-        logger.warning("%s: masks that belong to no frame, so that they are not used: %s", manifest.source, listed(stray))
+def _manifest(
+    source: str, found: Sequence[FoundFrame], codes: MaskCodes | None, unlisted: tuple[str, ...] = (), stray: tuple[str, ...] = ()
+) -> Manifest:
+    answers = read_answers([(frame.place, frame.record) for frame in found])
+    told = list(zip(found, answers.rows, strict=True))
+    rows = tuple(_row(frame, presence) for frame, presence in told if frame.mask is not None)
+    answered = tuple(_row(frame, presence) for frame, presence in told if frame.mask is None and presence)
+    unlabelled = len(found) - len(rows)
+    manifest = Manifest(source, rows, codes, unlabelled, unlisted, stray, answered, answers.columns, answers.others)
+    if not answered:
+        manifest.require_masks()
+    if unlabelled:
+        use = f", but for classifiers {len(answered)} of them, through {listed(answers.columns)}" if answered else ""
+        logger.info("%s: %s without a mask left out%s", source, counted(unlabelled, "frame"), use)
+    if stray:
+        logger.warning("%s: masks that belong to no frame, so that they are not used: %s", source, listed(stray))
     return manifest

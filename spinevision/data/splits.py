@@ -41,7 +41,7 @@ def split_frames(
     therefore give the same parts. What was decided is logged.
 
     Args:
-        manifest: the labelled frames.
+        manifest: its ``frames`` are divided, with a mask or not, so that segmenters and classifiers get the same parts.
         split_by: ``sequence`` divides by sequence although patients are known (said in the log); None takes the coarsest known.
         fractions: shares of frames for train, validation and test; the default is that of Peng et al. 2023. 0 leaves a part empty.
         seed: of the draw, a whole number from 0.
@@ -53,10 +53,10 @@ def split_frames(
     _check_arguments(split_by, fractions, seed)
     unit = split_by or manifest.unit
     _check_groups(manifest, unit)
-    if any(row.part for row in manifest.rows):
+    if any(row.part for row in manifest.frames):
         parts = _given_parts(manifest, unit, fractions, seed)
     else:
-        parts = _draw(manifest.rows, unit, dict(zip(PARTS, fractions, strict=True)), seed, manifest.source)
+        parts = _draw(manifest.frames, unit, dict(zip(PARTS, fractions, strict=True)), seed, manifest.source)
     splits = Splits(unit, {part: tuple(rows) for part, rows in parts.items()})
     logger.info("%s", _told(manifest, splits))
     return splits
@@ -84,16 +84,16 @@ def _check_groups(manifest: Manifest, unit: Unit) -> None:
         raise DatasetError(
             f"{manifest.source} names no patient; fill the column patient_id, or split by sequence (split_by: sequence)"
         )
-    unknown = [row.name for row in manifest.rows if not row.group(unit)]
+    unknown = [row.name for row in manifest.frames if not row.group(unit)]
     if unknown:
         name = "patient or sequence" if unit == "patient" else "sequence"
         raise DatasetError(
-            f"{len(unknown)} of {len(manifest.rows)} frames of {manifest.source}, such as {unknown[0]}, name no {name}; "
+            f"{len(unknown)} of {len(manifest.frames)} frames of {manifest.source}, such as {unknown[0]}, name no {name}; "
             "fill the columns patient_id and sequence_id (another one for every frame, if no two are from one recording), "
             "because frames of one recording must not stand on two sides"
         )
     owners = defaultdict(set)
-    for row in manifest.rows:
+    for row in manifest.frames:
         if row.sequence:
             owners[row.sequence].add(row.patient)
     torn = [name for name, patients in owners.items() if "" in patients and len(patients) > 1]
@@ -102,13 +102,13 @@ def _check_groups(manifest: Manifest, unit: Unit) -> None:
 
 
 def _given_parts(manifest: Manifest, unit: Unit, fractions: Sequence[float], seed: int) -> dict[str, list[Row]]:
-    bare = [row.name for row in manifest.rows if not row.part]
+    bare = [row.name for row in manifest.frames if not row.part]
     if bare:
         raise DatasetError(
             f"in {manifest.source} the split cell is empty for {counted(len(bare), 'frame')}, filled for others: {listed(bare)}; "
             "fill all or none"
         )
-    parts = {part: [row for row in manifest.rows if row.part == part] for part in PARTS}
+    parts = {part: [row for row in manifest.frames if row.part == part] for part in PARTS}
     _refuse_shared(parts, unit)
     if parts["train"] and not parts["validation"] and fractions[1] > 0:
         share = fractions[1] / (fractions[0] + fractions[1])
@@ -174,7 +174,7 @@ def _told(manifest: Manifest, splits: Splits) -> str:
         reason = " (no patient is known)"
     elif splits.unit == "sequence":
         reason = " (as asked, so a patient can stand in several parts)"
-    elif alone := sum(not row.patient for row in manifest.rows):
+    elif alone := sum(not row.patient for row in manifest.frames):
         reason = f" (by sequence for {counted(alone, 'frame')} without a patient)"
     sizes = (
         f"{part} {counted(len(rows), 'frame')} of {counted(len(splits.groups(part)), splits.unit)}"

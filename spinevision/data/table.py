@@ -9,6 +9,9 @@ import math
 from pathlib import Path
 from typing import Any
 
+COLUMNS = ("patient_id", "sequence_id", "frame_index", "split")
+"""What a row says of a frame besides its files, by the name of the column."""
+
 Record = tuple[int, dict[str, Any]]
 """The number of a row, as a spreadsheet or an editor counts it, and its cells by column name."""
 
@@ -20,7 +23,7 @@ def read_table(path: Path) -> list[Record]:
     writes where the comma is the decimal sign) or tabs, whichever its first line has most of.
 
     Raises:
-        ValueError: not such a table, no rows, no column ``file_name`` or ``mask_file_name``, or a row without a frame.
+        ValueError: not such a table, no rows, no column ``file_name``, or a row without a frame.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -29,12 +32,10 @@ def read_table(path: Path) -> list[Record]:
         raise ValueError(f"{path} cannot be read as a table ({error}); save it as UTF-8 text with one row a frame") from error
     if not records:
         raise ValueError(f"{path} has no rows; expected one row a frame")
-    for column in ("file_name", "mask_file_name"):
-        if not any(column in record for _, record in records):
-            raise ValueError(
-                f"{path} has no column {column}, only {', '.join(records[0][1])}; expected file_name and mask_file_name, "
-                "the latter with an empty cell for a frame without a mask"
-            )
+    if not any("file_name" in record for _, record in records):
+        raise ValueError(
+            f"{path} has no column file_name, only {', '.join(records[0][1])}; expected one, with the path of each frame"
+        )
     for number, record in records:
         if not cell_text(record.get("file_name")):
             raise ValueError(f"{path} names no frame in row {number}; fill the column file_name or delete the row")

@@ -19,7 +19,8 @@ from spinevision.hub.config import ModelFolderError, listed
 from spinevision.hub.folder import CARD, CONFIG, GOLDEN, INDEX, TEXT_FILES, WEIGHTS, is_generated, read_config, read_golden
 
 _WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-?????-of-?????.safetensors", GOLDEN)
-_REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+"""What a Hub id looks like."""
 _SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
 
 _log = logging.getLogger(__name__)
@@ -76,7 +77,7 @@ def resolve(
             raise ModelFolderError(f"{local} is a local folder, so revision and force_download have no meaning; leave them out")
         return _local_folder(local / (subfolder or "")), None
     repo_id, found, at_revision = str(source).partition("@")
-    if isinstance(source, Path) or not _REPO_ID.fullmatch(repo_id):
+    if isinstance(source, Path) or not REPO_ID.fullmatch(repo_id):
         raise ModelFolderError(f"{source} is neither a folder here nor a Hub id; give an existing model folder or org/name")
     if (found and not at_revision) or revision == "" or (found and revision not in (None, at_revision)):
         raise ModelFolderError(
@@ -98,7 +99,7 @@ def resolve(
         return Path(snapshot)
 
     def fetch_weights() -> None:
-        _discard_damaged(fetch(commit, _WEIGHT_PATTERNS) / prefix, local_files_only)
+        discard_damaged(fetch(commit, _WEIGHT_PATTERNS) / prefix, local_files_only)
 
     snapshot = tried(lambda: fetch(asked, (CONFIG,)), repo_id, asked)
     commit, folder = snapshot.name, snapshot / prefix
@@ -186,7 +187,7 @@ def push_folder(
     names = sorted(path.name for path in folder.iterdir() if is_generated(path.name) or path.name in TEXT_FILES)
     if WEIGHTS not in names and INDEX not in names:
         raise ModelFolderError(f"{folder} has no {WEIGHTS}; save the model again before pushing it")
-    if not _REPO_ID.fullmatch(repo_id):
+    if not REPO_ID.fullmatch(repo_id):
         raise ModelFolderError(f"{repo_id!r} is not a Hub id; expected org/name or user/name")
     if create_pr and (branch or tag):
         raise ModelFolderError("a pull request takes neither branch nor tag; merge it first, then tag the commit")
@@ -237,7 +238,7 @@ def _local_folder(folder: Path) -> Path:
     return folder
 
 
-def _discard_damaged(folder: Path, local_files_only: bool) -> None:
+def discard_damaged(folder: Path, local_files_only: bool) -> None:
     """Hash every large file of a snapshot and remove those whose content is not what their name in the cache says."""
     from huggingface_hub import is_offline_mode
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
+from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from rich.progress import track
 
 from spinevision.images import FRAME_SUFFIXES, read_frame, write_image
+from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
+from spinevision.structures import MaskPrediction
 from spinevision.tables import safe_cell
 from spinevision.video import VIDEO_SUFFIXES, VideoReader, VideoWriter
+from spinevision.windows import windows
 
 
 class SourceFrame(NamedTuple):
@@ -24,16 +28,22 @@ class SourceFrame(NamedTuple):
     image: np.ndarray
     time_s: float | None
 
+    @property
+    def cells(self) -> tuple[str, str]:
+        """Name and time, as they stand in a table."""
+        return safe_cell(self.name), "" if self.time_s is None else f"{self.time_s:.6f}"
+
 
 def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | Path, *, progress: bool = True) -> int:
-    """Run a model over an image, a folder of images (with its sub-folders) or a video, one frame at a time.
+    """Run a model over an image, a folder of images (with its sub-folders) or a video, one frame or one clip at a time.
 
-    Of a dataset folder, which has ``images`` and ``masks``, the images are taken.
+    Of a dataset folder, which has ``images`` and ``masks``, the images are taken. A clip model takes the images of one folder, in
+    the order of their names, for one sequence.
 
     Writes ``masks/*.png`` (mode L, label ids, the frame's own size), ``areas.csv`` (for each class the share of the field of view
     that it covers, 0 to 1; for a video ``time_s``, seconds) and the overlays: ``overlays/*.jpg`` for images, ``overlay.mp4`` for a
     video. Files are named as the images are, without their ending, in the same sub-folders; those of a video by frame number.
-    After an error in the middle, the masks, overlays and areas of the frames before it stay; ``overlay.mp4`` does not.
+    After an error in the middle, the masks, overlays and areas of the frames (or clips) before it stay; ``overlay.mp4`` does not.
 
     Args:
         model: on the device it shall run on.
@@ -47,35 +57,91 @@ def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | P
     Raises:
         ValueError: nothing to read there, a damaged file, or two images whose masks would have one name.
     """
-    source, output, count = Path(source), Path(output), 0
+    output, count = Path(output), 0
     names = list(model.labels.foreground.values())
     with ExitStack() as stack:
-        movie: VideoWriter | None = None
-        if source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir():
-            video = stack.enter_context(VideoReader(source))
-            movie = stack.enter_context(VideoWriter(output / "overlay.mp4", rate=video.info.rate))
-            frames: Iterator[SourceFrame] = (SourceFrame(f"{frame.index:06d}", frame.image, frame.time_s) for frame in video)
-            total = video.info.frames
-        else:
-            images = _images_of(source, output)
-            frames = (SourceFrame(name, read_frame(path), None) for name, path in images.items())
-            total = len(images)
-        output.mkdir(parents=True, exist_ok=True)
-        # Not under a temporary name: after an error or an interruption it tells of the masks there are.
-        table = stack.enter_context((output / "areas.csv").open("w", newline="", encoding="utf-8"))
-        writer = csv.writer(table, lineterminator="\n")
-        writer.writerow(["frame", "time_s", *map(safe_cell, names)])
-        for frame in track(frames, f"predicting {source.name}", total, disable=not progress, transient=True):
-            prediction = model.predict(frame.image)
+        found = _open(Path(source), output, stack)
+        movie = found.rate and stack.enter_context(VideoWriter(output / "overlay.mp4", rate=found.rate))
+        writer = _open_table(output / "areas.csv", names, stack)
+        predictions = (pair for sequence in found.sequences for pair in _predict(model, sequence))
+        for frame, prediction in track(predictions, found.title, found.total, disable=not progress, transient=True):
             prediction.save(output / "masks" / f"{frame.name}.png")
-            if movie is None:
+            if not movie:
                 write_image(prediction.overlay(), output / "overlays" / f"{frame.name}.jpg")
             else:
                 movie.write(np.asarray(prediction.overlay()), frame.time_s)
-            time_s = "" if frame.time_s is None else f"{frame.time_s:.6f}"
-            writer.writerow([safe_cell(frame.name), time_s, *(f"{prediction.area_fraction[name]:.6f}" for name in names)])
+            writer.writerow([*frame.cells, *(f"{prediction.area_fraction[name]:.6f}" for name in names)])
             count += 1
     return count
+
+
+def presence_to_folder(model: SpineClassifier, source: str | Path, output: str | Path, *, progress: bool = True) -> int:
+    """Run a classifier over an image, a folder of images (with its sub-folders) or a video, and write ``presence.csv``.
+
+    The table holds for each frame its ``time_s`` (of a video, seconds) and the probability of each label, 0 to 1.
+
+    Args:
+        model: on the device it shall run on.
+        source: the image, folder or video.
+        output: folder for the table.
+        progress: show a progress bar.
+
+    Returns:
+        The number of frames.
+
+    Raises:
+        ValueError: nothing to read there, or a damaged file.
+    """
+    output, count = Path(output), 0
+    with ExitStack() as stack:
+        found = _open(Path(source), output, stack)
+        writer = _open_table(output / "presence.csv", [*model.labels], stack)
+        frames = (frame for sequence in found.sequences for frame in sequence)
+        for frame in track(frames, found.title, found.total, disable=not progress, transient=True):
+            chances = model.predict(frame.image).probability
+            writer.writerow([*frame.cells, *(f"{chance:.6f}" for chance in chances.values())])
+            count += 1
+    return count
+
+
+class _Source(NamedTuple):
+    """The frames of a source, sequence by sequence; how many there are, if known; and the frame rate of a video."""
+
+    title: str
+    sequences: Sequence[Iterable[SourceFrame]]
+    total: int | None
+    rate: float | None
+
+
+def _open(source: Path, output: Path, stack: ExitStack) -> _Source:
+    title = f"predicting {source.name}"
+    if source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir():
+        video = stack.enter_context(VideoReader(source))
+        frames = (SourceFrame(f"{frame.index:06d}", frame.image, frame.time_s) for frame in video)
+        return _Source(title, [frames], video.info.frames, video.info.rate)
+    images = _images_of(source, output)
+    folders = groupby(images.items(), key=lambda image: image[1].parent)
+    return _Source(title, [map(_read, list(members)) for _, members in folders], len(images), None)
+
+
+def _open_table(path: Path, names: Sequence[str], stack: ExitStack) -> Any:
+    """A table of frames. Not under a temporary name: after an error or an interruption it tells of the frames there are."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    writer = csv.writer(stack.enter_context(path.open("w", newline="", encoding="utf-8")), lineterminator="\n")
+    writer.writerow(["frame", "time_s", *map(safe_cell, names)])
+    return writer
+
+
+def _read(image: tuple[str, Path]) -> SourceFrame:
+    name, path = image
+    return SourceFrame(name, read_frame(path), None)
+
+
+def _predict(model: SpineSegmenter, sequence: Iterable[SourceFrame]) -> Iterator[tuple[SourceFrame, MaskPrediction]]:
+    """Every frame of a sequence once, in order, with what the model says of it."""
+    for window, new in windows(sequence, model.window_length):
+        predictions = model.predict([frame.image for frame in window])
+        yield from zip(window[-new:], predictions[-new:], strict=True)
 
 
 def _images_of(source: Path, output: Path) -> dict[str, Path]:

@@ -7,6 +7,7 @@ from spinevision.metrics.histogram import BestThreshold, ScoreHistogram
 from spinevision.metrics.mask_scores import CLASS_SCORES, MaskScores
 from spinevision.metrics.overlap import Dice, IoU, Precision, Recall, Specificity
 from spinevision.metrics.presence import EmptyFrameArea, Presence
+from spinevision.metrics.presence_scores import PresenceScores, threshold_for_sensitivity
 
 __all__ = [
     "MaskScores",
@@ -18,6 +19,8 @@ __all__ = [
     "Specificity",
     "Presence",
     "EmptyFrameArea",
+    "PresenceScores",
+    "threshold_for_sensitivity",
     "ScoreHistogram",
     "BestThreshold",
     "EMPTY_POLICIES",

@@ -40,6 +40,8 @@ def check_arguments(build: Callable[..., Any], given: Mapping[str, Any], where: 
 def _fits(value: Any, hint: Any) -> bool:
     """Whether plain data fits a type hint; True and 1 are different things, as are 1.5 and an int."""
     origin, options = get_origin(hint), get_args(hint)
+    if hint is object:  # any plain data
+        return True
     if origin is Literal:
         return any(type(value) is type(option) and value == option for option in options)
     if origin in (typing.Union, types.UnionType):

@@ -6,7 +6,7 @@ import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -16,9 +16,12 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
+from spinevision.encoders.weights import Conversion, WeightFamily
 from spinevision.hub.transport import HubInfo
 from spinevision.labels import LabelSpace
+from spinevision.losses import LossName
 from spinevision.models import persistence
+from spinevision.models.pretrained import EncoderSource, fill_encoder
 from spinevision.models.training import (
     TrainingSettings,
     average_weights,
@@ -45,6 +48,14 @@ class SpineModel(LightningModule, ABC):
     """Constructor arguments that make a tiny one, for tests."""
     HEAD: ClassVar[tuple[str, ...]] = ("head",)
     """The parts of the network that depend on the classes."""
+    ENCODER: ClassVar[tuple[str, ...]] = ()
+    """The parts of the network that published weights fill."""
+    WEIGHTS: ClassVar[tuple[WeightFamily, ...]] = ()
+    """The published layouts that fill them."""
+    INTER_FRAME: ClassVar[tuple[str, ...]] = ()
+    """The parts of a clip model that only clips use."""
+    LOSS: ClassVar[LossName] = "cross_entropy"
+    """The loss of settings that name none."""
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
     """What decides which checkpoint is best."""
 
@@ -68,6 +79,7 @@ class SpineModel(LightningModule, ABC):
         self.arguments = dict(arguments)
         self.settings = TrainingSettings()
         self.hub_info: HubInfo | None = None
+        self.encoder_source: EncoderSource | None = None
         self._frozen: list[nn.Module] = []
         self._compiled: dict[str, Callable[[Tensor], Any]] = {}
         self.save_hyperparameters({"labels": list(self.labels), "preprocess": self.preprocess.config(), **self.arguments})
@@ -99,10 +111,18 @@ class SpineModel(LightningModule, ABC):
     def set_operating_point(self, values: Mapping[str, Any]) -> None:
         """Take over stored values."""
 
+    @property
+    def clip_length(self) -> int | None:
+        """Frames per clip of a model that takes clips; None for one that takes single frames."""
+        return self.arguments.get("frames")
+
     # The network
 
     def forward(self, frames: Tensor) -> Tensor:
-        """Logits (B, C, H, W) at the size of ``frames``, float (B, 3, H, W) as :class:`Preprocess` returns them."""
+        """Logits (B, C, H, W) at the size of ``frames``, float (B, 3, H, W) as :class:`Preprocess` returns them.
+
+        A clip model also takes (B, T, 3, H, W), for (B, T, C, H, W); a classifier answers (B, K).
+        """
         logits: Tensor = self.call_network(frames)
         return logits
 
@@ -133,7 +153,7 @@ class SpineModel(LightningModule, ABC):
 
     def configure_optimizers(self) -> Any:
         """The optimiser and its schedule, as the settings say."""
-        optimizer = build_optimizer(self, self.settings)
+        optimizer = build_optimizer(self.network, self.settings, self.ENCODER)
         schedule = build_schedule(optimizer, self.settings, self.trainer.estimated_stepping_batches)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -154,7 +174,13 @@ class SpineModel(LightningModule, ABC):
         """Freeze and compile as the settings say, before the optimiser is made."""
         if stage != "fit":
             return
-        frozen = frozen_modules(self.network, self.settings.freeze)
+        if self.settings.stills and not self.INTER_FRAME:
+            raise ValueError(
+                f"training.stills is for models that take clips, and {type(self).__name__} takes single frames; leave it out"
+            )
+        self.settings = replace(self.settings, loss=self.settings.loss or self.LOSS)
+        parts = [*self.settings.freeze, *(self.INTER_FRAME if self.settings.stills else ())]
+        frozen = frozen_modules(self.network, parts, self.ENCODER)
         for module in self._frozen:  # of an earlier fit
             module.requires_grad_(True)
         for module in frozen:
@@ -201,6 +227,26 @@ class SpineModel(LightningModule, ABC):
             # Metrics have already been summed over processes, so every process logs the same value.
             self.log(f"{stage}/{name}", value, prog_bar=name in {"dice", "iou"}, sync_dist=False)
 
+    # Published weights
+
+    def load_encoder(self, source: str | Path, *, token: str | bool | None = None) -> Conversion:
+        """Fill the encoder with published weights, all of it or nothing; the rest stays as it is.
+
+        Where they came from and under which licence is recorded in ``config.json``, from where nothing is ever downloaded.
+
+        Args:
+            source: a Hub id such as ``timm/resnet18.a1_in1k`` (with ``@revision`` if wanted) or a local safetensors file.
+            token: for private repositories; None uses your login.
+
+        Returns:
+            Every published tensor that was used, and every one that was not.
+
+        Raises:
+            WeightError: an architecture without such an encoder, or weights that do not fill it; the sentence names the tensors.
+            OSError: the Hub cannot be reached.
+        """
+        return fill_encoder(self, source, token)
+
     # Checkpoints and model folders
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -208,6 +254,7 @@ class SpineModel(LightningModule, ABC):
         checkpoint["spinevision"] = {
             "architecture": type(self).__name__,
             "operating_point": self.operating_point(),
+            "encoder": None if self.encoder_source is None else asdict(self.encoder_source),
             "settings": {**asdict(self.settings), "freeze": list(self.settings.freeze)},
         }
 

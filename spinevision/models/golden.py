@@ -22,8 +22,8 @@ TOLERANCE = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 5e-2}
 
 
 def golden_record(model: SpineModel) -> dict[str, Tensor]:
-    """``input``, float32 (1, 3, 64, 64) of noise from 0 to 1, and ``logits``, what the model makes of it, float32."""
-    values = torch.rand((1, 3, SIZE, SIZE), generator=torch.Generator("cpu").manual_seed(20251117), device="cpu")
+    """``input``, float32 (1, 3, 64, 64), or (1, T, 3, 64, 64) for a clip model, of noise from 0 to 1, and ``logits``, float32."""
+    values = torch.rand(_shape(model), generator=torch.Generator("cpu").manual_seed(20251117), device="cpu")
     return {"input": values, "logits": _logits(model, values)}
 
 
@@ -34,8 +34,8 @@ def compare_golden(model: SpineModel, golden: Mapping[str, Tensor], source: str)
         ModelFolderError: they differ by more than the precision of the weights allows.
     """
     values, stored = golden["input"], golden["logits"].float()
-    if values.shape != (1, 3, SIZE, SIZE):
-        raise ModelFolderError(f"the golden input of {source} has shape {list(values.shape)}, expected {[1, 3, SIZE, SIZE]}")
+    if values.shape != _shape(model):
+        raise ModelFolderError(f"the golden input of {source} has shape {list(values.shape)}, expected {[*_shape(model)]}")
     logits = _logits(model, values.float())
     if logits.shape != stored.shape:
         raise ModelFolderError(f"{source} answers its golden input with shape {list(logits.shape)}, stored is {list(stored.shape)}")
@@ -48,10 +48,15 @@ def compare_golden(model: SpineModel, golden: Mapping[str, Tensor], source: str)
         )
 
 
+def _shape(model: SpineModel) -> tuple[int, ...]:
+    return (1, 3, SIZE, SIZE) if model.clip_length is None else (1, model.clip_length, 3, SIZE, SIZE)
+
+
 def _logits(model: SpineModel, values: Tensor) -> Tensor:
     """In eval mode, on the processor, in the precision of the weights, whatever the model is doing at the time."""
     network = copy.deepcopy(model.network).cpu().eval()
     preprocess = Preprocess(**model.preprocess.config())
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
-        logits: Tensor = network(preprocess.normalize(values).to(next(network.parameters()).dtype))
+        answer = getattr(network, "everything", network)  # of a network whose ``forward`` does not use every weight
+        logits: Tensor = answer(preprocess.normalize(values).to(next(network.parameters()).dtype))
     return logits.float().clone()

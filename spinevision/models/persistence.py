@@ -7,6 +7,7 @@ import pickle
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -15,13 +16,14 @@ from torch import Tensor
 
 from spinevision.files import json_text
 from spinevision.hub.card import render_card
-from spinevision.hub.config import ModelConfig, ModelFolderError, listed
+from spinevision.hub.config import ModelConfig, ModelFolderError, listed, shown
 from spinevision.hub.folder import CARD, CONFIG, RESULTS, read_config, read_golden, read_tensors, write_model_folder
 from spinevision.hub.transport import HubInfo, push_folder, read_card, resolve
 from spinevision.labels import LabelSpace
 from spinevision.models import find_architecture
 from spinevision.models.arguments import check_arguments
 from spinevision.models.golden import TOLERANCE, compare_golden, golden_record
+from spinevision.models.pretrained import EncoderSource
 from spinevision.models.training import TrainingSettings
 from spinevision.preprocess import Preprocess
 
@@ -34,6 +36,7 @@ M = TypeVar("M", bound="SpineModel")
 
 COMMON = frozenset({"labels", "preprocess"})
 """Constructor arguments of every architecture, which ``config.json`` holds beside its other ``arguments``."""
+_ENCODER = "encoder_weights"
 _BROKEN_PICKLE = (pickle.UnpicklingError, zipfile.BadZipFile)
 
 
@@ -47,6 +50,7 @@ def save_pretrained(
     license: str | None = None,  # noqa: A002 - the Hub's own word
     provenance: Mapping[str, Any] | None = None,
     results: Mapping[str, Any] | None = None,
+    text: str = "",
 ) -> None:
     """Write a model folder: config, weights, golden outputs, card, and the results if given.
 
@@ -56,6 +60,7 @@ def save_pretrained(
         license: of the weights, as the Hub names it, such as ``apache-2.0``.
         provenance: where the training data came from (``data_source``, ``patients``, ``device``, ``intended_use``).
         results: what ``spinevision evaluate`` found.
+        text: Markdown for a new card, written by a person: data, intended use, limits.
 
     Raises:
         ModelFolderError: weights that are not finite, a class that is not in the table of architectures, or a folder that
@@ -63,7 +68,7 @@ def save_pretrained(
     """
     card = Path(folder) / CARD
     existing = card.read_text(encoding="utf-8") if card.is_file() else None
-    _write(model, Path(folder), _config_of(model, license, provenance), results, existing)
+    _write(model, Path(folder), model_config(model, license, provenance), results, existing, text=text)
 
 
 def push_to_hub(
@@ -104,7 +109,7 @@ def push_to_hub(
         raise ModelFolderError(
             'license is required to push: name the licence of these weights as the Hub does, such as license="apache-2.0"'
         )
-    config = _config_of(model, license, provenance)
+    config = model_config(model, license, provenance)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
         _write(model, folder, config, results, read_card(repo_id, branch=branch, token=token), repo_id)
@@ -128,15 +133,21 @@ def _write(
     results: Mapping[str, Any] | None,
     existing: str | None,
     repo_id: str | None = None,
+    text: str = "",
 ) -> None:
     found = None if results is None else dict(results)
-    files = {CARD: render_card(config, results=found, existing=existing, repo_id=repo_id)}
+    files = {CARD: render_card(config, results=found, text=text, existing=existing, repo_id=repo_id)}
     if found is not None:
         files[RESULTS] = json_text(found)
     write_model_folder(folder, config, model.network.state_dict(), golden_record(model), files)
 
 
-def _config_of(model: SpineModel, license_name: str | None, provenance: Mapping[str, Any] | None) -> ModelConfig:
+def model_config(model: SpineModel, license_name: str | None, provenance: Mapping[str, Any] | None) -> ModelConfig:
+    """What ``config.json`` says of a model.
+
+    Raises:
+        ModelFolderError: a class that is not in the table of architectures, or a value that cannot be written.
+    """
     kind = type(model)
     if _find(kind.__name__, "this model") is not kind:
         raise ModelFolderError(f"{kind.__name__} is another class than the architecture of that name; give it a name of its own")
@@ -148,8 +159,22 @@ def _config_of(model: SpineModel, license_name: str | None, provenance: Mapping[
         threshold=model.operating_point().get("threshold"),
         dtype=str(next(model.network.parameters()).dtype).removeprefix("torch."),
         license=license_name,
-        provenance=None if provenance is None else dict(provenance),
+        provenance=({**(provenance or {}), **_encoder_record(model)}) or None,
     )
+
+
+def _encoder_record(model: SpineModel) -> dict[str, Any]:
+    """What provenance says of the published weights that the encoder started with."""
+    return {} if model.encoder_source is None else {_ENCODER: asdict(model.encoder_source)}
+
+
+def _encoder_source(record: Any, where: str) -> EncoderSource | None:
+    if record is None:
+        return None
+    try:
+        return EncoderSource(**record)
+    except TypeError as error:
+        raise ModelFolderError(f"{where}: {_ENCODER} must name source, commit and license, found {shown(record)}") from error
 
 
 # Loading
@@ -192,6 +217,7 @@ def load_pretrained(
     if verify and not fresh:
         compare_golden(model, read_golden(folder), str(source))
     model.hub_info = info
+    model.encoder_source = _encoder_source((config.provenance or {}).get(_ENCODER), f"{folder / CONFIG}")
     if target is not None or dtype is not None:
         model.to(device=target, dtype=dtype)
     origin = f"{source} at {info.commit}" if info else source
@@ -224,6 +250,7 @@ def load_checkpoint(kind: type[M], path: str | Path) -> M:
     _fill(model, tensors, next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
     model.set_operating_point(record["operating_point"])
     model.settings = settings
+    model.encoder_source = _encoder_source(record.get("encoder"), f"{path}")
     return model.eval()
 
 

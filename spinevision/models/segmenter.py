@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar, NamedTuple, overload
 
 import numpy as np
 import torch
@@ -13,15 +13,31 @@ from torch import Tensor, nn
 
 from spinevision.images import ImageSource, read_frame
 from spinevision.labels import LabelSpace
-from spinevision.losses import build_loss
+from spinevision.losses import LossName, build_loss
 from spinevision.metrics import MaskScores
 from spinevision.models.base import SpineModel
 from spinevision.preprocess import Preprocess
 from spinevision.structures import FrameBatch, InputSpec, MaskPrediction
+from spinevision.windows import windows
+
+
+class FrameAnswer(NamedTuple):
+    """What a segmenter's network says of one frame.
+
+    Attributes:
+        logits: float32 (1, C, H, W) at the frame's own size.
+        presence: probability that the tissue is in the frame at all, from a cascade; else None.
+    """
+
+    logits: Tensor
+    presence: float | None = None
 
 
 class SpineSegmenter(SpineModel):
     """A model that answers a frame with a mask.
+
+    One whose arguments have ``frames`` takes clips: its network turns (B, T, 3, H, W) into logits (B, T, C, H, W), and single
+    frames too.
 
     Args:
         labels: class names, or a label space.
@@ -30,6 +46,7 @@ class SpineSegmenter(SpineModel):
         arguments: the subclass's own constructor arguments, in full.
     """
 
+    LOSS: ClassVar[LossName] = "cross_entropy_dice"
     MONITOR: ClassVar[tuple[str, str]] = ("val/dice", "max")
 
     def __init__(
@@ -44,8 +61,8 @@ class SpineSegmenter(SpineModel):
 
     @property
     def input_spec(self) -> InputSpec:
-        """Frames with masks."""
-        return InputSpec(self.labels, self.preprocess)
+        """Frames or clips with masks; single frames too for a clip model that trains on stills."""
+        return InputSpec(self.labels, self.preprocess, None if self.settings.stills else self.clip_length)
 
     # Training. Loss and scores stay outside the module tree, so that the state dict holds the network alone.
 
@@ -57,7 +74,8 @@ class SpineSegmenter(SpineModel):
     @property
     def loss(self) -> nn.Module:
         """The loss that the settings name."""
-        return build_loss(self.settings.loss, self.labels, class_weights=self.settings.class_weights).to(self.device)
+        name = self.settings.loss or self.LOSS
+        return build_loss(name, self.labels, class_weights=self.settings.class_weights).to(self.device)
 
     @cached_property
     def _scores(self) -> MaskScores:
@@ -65,17 +83,18 @@ class SpineSegmenter(SpineModel):
 
     def training_loss(self, batch: FrameBatch) -> Tensor:
         """The loss of the logits, and of the extra training outputs of networks that have some, by their weights."""
-        masks, loss = batch.masks.long(), self.loss
+        masks, loss = _truth(batch), self.loss
         if not hasattr(self.network, "supervise"):
-            return loss(self(batch.frames), masks)
+            return loss(_frames_of(self(batch.frames)), masks)
         outputs = self.call_network(batch.frames, "supervise")
-        return torch.stack([weight * loss(logits, masks) for logits, weight in zip(*outputs, strict=True)]).sum()
+        losses = [weight * loss(_frames_of(logits), masks) for logits, weight in zip(*outputs, strict=True)]
+        return torch.stack(losses).sum()
 
     def update_scores(self, batch: FrameBatch) -> Tensor:
         """Score a batch at the network's size; binary masks at 0.5 in a fit, where the threshold is still to be chosen."""
-        logits = self(batch.frames)
-        self._scores.update(logits, decide(logits, 0.5 if self.fitting else self.threshold), batch.masks)
-        return self.loss(logits, batch.masks.long())
+        logits, masks = _frames_of(self(batch.frames)), _truth(batch)
+        self._scores.update(logits, decide(logits, 0.5 if self.fitting else self.threshold), masks)
+        return self.loss(logits, masks)
 
     def finish_scores(self) -> dict[str, float]:
         """Mean Dice and IoU over the classes that occur; in a fit also choose the threshold of a binary model."""
@@ -103,29 +122,58 @@ class SpineSegmenter(SpineModel):
     def predict(self, frames: ImageSource | Sequence[ImageSource]) -> MaskPrediction | list[MaskPrediction]:
         """Find the mask of a frame, or of each frame of a list, at its own size.
 
-        Frames of a list go through one by one, so that a frame's mask never depends on its neighbours in the list.
+        A list is one clip for a clip model, which is cut into windows of the model's length (see
+        :func:`spinevision.windows.windows`); a single frame is a clip of one. For every other model the frames of a list go through
+        one by one, so that a frame's mask never depends on its neighbours in the list.
 
         Args:
             frames: path, encoded bytes, PIL image or uint8 array (H, W, 3) RGB; or a list of these.
 
         Raises:
             ImageError: something that is not a frame.
+            ValueError: frames of different sizes in a clip of a model that does not resize.
         """
-        if isinstance(frames, (list, tuple)):
-            return [self._predict_frame(read_frame(frame)) for frame in frames]
-        return self._predict_frame(read_frame(frames))  # type: ignore[arg-type]
-
-    def _predict_frame(self, frame: np.ndarray) -> MaskPrediction:
+        single = not isinstance(frames, (list, tuple))
+        images = [read_frame(frame) for frame in ([frames] if single else frames)]  # type: ignore[arg-type, union-attr]
+        predictions: list[MaskPrediction] = []
         with self.evaluating(), torch.inference_mode():
-            logits = self.frame_logits(frame)
-            mask, chances = decide(logits, self.threshold), probability(logits)
-        return MaskPrediction(mask[0].cpu().numpy(), chances[0].cpu().numpy(), self.labels, frame)
+            for window, new in windows(images, self.window_length):
+                answers = [*zip(window, self.answer(window), strict=True)]
+                predictions += [self.prediction(frame, answer) for frame, answer in answers[-new:]]
+        return predictions[0] if single else predictions
 
-    def frame_logits(self, frame: np.ndarray) -> Tensor:
-        """Logits (1, C, H, W) of a frame, uint8 (H, W, 3), at its own size: resize, normalise, network, and the way back."""
-        tensor, placement = self.preprocess.resize(frame)
-        logits = self(self.preprocess.normalize(tensor[None].to(self.device)))
-        return self.preprocess.restore(logits[0], placement)[None]
+    @property
+    def window_length(self) -> int:
+        """Frames that go through the network together when it is used: those of a clip, else one."""
+        return self.input_spec.frames or 1
+
+    def answer(self, frames: Sequence[np.ndarray]) -> Iterator[FrameAnswer]:
+        """What the network says of the frames of one window, uint8 (H, W, 3) each: resize, normalise, network, and the way back.
+
+        Call it in eval mode; each frame's logits are resized as they are asked for.
+        """
+        tensors, placements = zip(*map(self.preprocess.resize, frames), strict=True)
+        if len({tensor.shape for tensor in tensors}) > 1:
+            raise ValueError("the frames of a clip have different sizes, and this model does not resize; give frames of one size")
+        stack = self.preprocess.normalize(torch.stack(tensors).to(next(self.network.parameters()).device))
+        logits = self(stack) if self.input_spec.frames is None else self(stack[None])[0]
+        return (FrameAnswer(self.preprocess.restore(values, place)[None]) for values, place in zip(logits, placements, strict=True))
+
+    def prediction(self, frame: np.ndarray, answer: FrameAnswer) -> MaskPrediction:
+        """What is given out for a frame."""
+        mask, chances = decide(answer.logits, self.threshold)[0], probability(answer.logits)[0]
+        return MaskPrediction(mask.cpu().numpy(), chances.cpu().numpy(), self.labels, frame, answer.presence)
+
+
+def _truth(batch: FrameBatch) -> Tensor:
+    """Masks of frames or clips as int64 (N, H, W)."""
+    assert batch.masks is not None
+    return batch.masks.long().flatten(0, -3)
+
+
+def _frames_of(logits: Tensor) -> Tensor:
+    """Logits of frames or clips as (N, C, H, W)."""
+    return logits.flatten(0, 1) if logits.ndim == 5 else logits
 
 
 def probability(logits: Tensor) -> Tensor:

@@ -28,15 +28,19 @@ class TrainingSettings:
     Gradient clipping, precision, devices and epochs are the Trainer's own flags.
 
     Args:
-        loss: see :mod:`spinevision.losses`.
+        loss: see :mod:`spinevision.losses`; None takes that of the kind of model, ``cross_entropy_dice`` for masks and
+            ``cross_entropy`` for presence.
         class_weights: one weight a channel (binary: the weight of positive pixels); None weighs all alike.
         optimizer: ``adamw``, ``adam`` or ``sgd`` (momentum 0.9).
         learning_rate: the peak, after the warm-up.
+        encoder_learning_rate_factor: what the learning rate of the encoder is multiplied by, for one that starts from published
+            weights.
         weight_decay: not applied to normalisation layers and biases.
         schedule: what follows the warm-up: half a cosine to 0, (1 - t)^0.9, or constant.
         warmup_fraction: share of all steps in which the rate rises linearly; step k of n such steps has k/n of the peak.
-        freeze: parts of the network, by name (such as ``encoder`` or ``encoder.0``), that do not learn; their BatchNorm statistics
-            stay too.
+        freeze: parts of the network, by name (such as ``decoder`` or ``encoder.0``), that do not learn; their BatchNorm statistics
+            stay too. ``encoder`` is what published weights fill, where the architecture has such a part.
+        stills: train a clip model on single frames: what only clips use is passed over and frozen (PNS-Net's pretraining).
         ema_decay: per-step decay of an exponential moving average of weights and BatchNorm statistics, which is what is then
             validated and saved; None for none.
         compile: compile the network for training and validation; needs a C++ compiler, on a GPU Triton.
@@ -45,14 +49,16 @@ class TrainingSettings:
         ValueError: a value out of range.
     """
 
-    loss: LossName = "cross_entropy_dice"
+    loss: LossName | None = None
     class_weights: list[float] | None = None
     optimizer: OptimizerName = "adamw"
     learning_rate: float = 1e-3
+    encoder_learning_rate_factor: float = 1.0
     weight_decay: float = 1e-2
     schedule: ScheduleName = "cosine"
     warmup_fraction: float = 0.05
     freeze: Sequence[str] = ()
+    stills: bool = False
     ema_decay: float | None = None
     compile: bool = False
 
@@ -62,11 +68,16 @@ class TrainingSettings:
             ("optimizer", self.optimizer, get_args(OptimizerName)),
             ("schedule", self.schedule, get_args(ScheduleName)),
         ):
-            if value not in choices:
+            if value not in choices and (name, value) != ("loss", None):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
         if not 0 < self.learning_rate < math.inf or not 0 <= self.weight_decay < math.inf:
             raise ValueError(
                 f"learning_rate must be above 0 and weight_decay not below 0, found {self.learning_rate} and {self.weight_decay}"
+            )
+        if not 0 < self.encoder_learning_rate_factor < math.inf:
+            raise ValueError(
+                f"encoder_learning_rate_factor must be above 0, found {self.encoder_learning_rate_factor}; "
+                "an encoder that shall not learn is named in freeze"
             )
         if not 0 <= self.warmup_fraction < 1:
             raise ValueError(f"warmup_fraction must be at least 0 and below 1, found {self.warmup_fraction}")
@@ -76,20 +87,41 @@ class TrainingSettings:
             raise ValueError(f"ema_decay must lie between 0 and 1, found {self.ema_decay}")
 
 
-def build_optimizer(model: nn.Module, settings: TrainingSettings) -> torch.optim.Optimizer:
-    """The optimiser over what learns, weight decay on matrices and kernels only (tensors of two or more dimensions)."""
-    learning = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not learning:
+def build_optimizer(network: nn.Module, settings: TrainingSettings, encoder: Sequence[str] = ()) -> torch.optim.Optimizer:
+    """The optimiser over what learns, weight decay on matrices and kernels only (tensors of two or more dimensions).
+
+    Args:
+        network: whose parameters learn.
+        settings: how.
+        encoder: names of the parts whose learning rate is multiplied by ``encoder_learning_rate_factor``.
+
+    Raises:
+        ValueError: nothing learns.
+    """
+    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            slow = settings.encoder_learning_rate_factor != 1 and in_parts(name, encoder)
+            groups.setdefault((slow, parameter.ndim > 1), []).append(parameter)
+    if not groups:
         raise ValueError("every parameter is frozen, so there is nothing to train; name fewer parts in freeze")
-    groups = [
-        {"params": [parameter for parameter in learning if parameter.ndim > 1], "weight_decay": settings.weight_decay},
-        {"params": [parameter for parameter in learning if parameter.ndim <= 1], "weight_decay": 0.0},
+    table = [
+        {
+            "params": parameters,
+            "lr": settings.learning_rate * (settings.encoder_learning_rate_factor if slow else 1.0),
+            "weight_decay": settings.weight_decay if decayed else 0.0,
+        }
+        for (slow, decayed), parameters in groups.items()
     ]
-    groups = [group for group in groups if group["params"]]
     if settings.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9)
+        return torch.optim.SGD(table, lr=settings.learning_rate, momentum=0.9)
     kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, lr=settings.learning_rate)
+    return kind(table, lr=settings.learning_rate)
+
+
+def in_parts(name: str, parts: Sequence[str]) -> bool:
+    """Whether a tensor or module of a network, by name, lies in one of the parts."""
+    return any(name == part or name.startswith(f"{part}.") for part in parts)
 
 
 def build_schedule(optimizer: torch.optim.Optimizer, settings: TrainingSettings, total_steps: float) -> LambdaLR:
@@ -132,14 +164,15 @@ def is_default_checkpoint(callback: Callback) -> bool:
     return type(callback) is ModelCheckpoint and all(getattr(callback, name) == getattr(plain, name) for name in names)
 
 
-def frozen_modules(network: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
-    """The modules of a network that are named in ``parts``.
+def frozen_modules(network: nn.Module, parts: Sequence[str], encoder: Sequence[str] = ()) -> list[nn.Module]:
+    """The modules of a network that are named in ``parts``; ``encoder`` stands for the parts given as such.
 
     Raises:
         ValueError: no module has that name; the sentence names the nearest.
     """
     known = {name: module for name, module in network.named_modules() if name}
-    for part in parts:
+    wanted = [name for part in parts for name in (encoder if part == "encoder" and encoder else (part,))]
+    for part in wanted:
         if part not in known:
             near = difflib.get_close_matches(part, known, n=1, cutoff=0.3)
             tops = ", ".join(name for name, _ in network.named_children())
@@ -148,4 +181,4 @@ def frozen_modules(network: nn.Module, parts: Sequence[str]) -> list[nn.Module]:
                 + (f"did you mean {near[0]!r}? " if near else "")
                 + f"its parts are {tops}"
             )
-    return [known[part] for part in parts]
+    return [known[part] for part in wanted]

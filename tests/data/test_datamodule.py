@@ -240,8 +240,8 @@ def test_a_loader_travels_to_a_process_that_starts_afresh(make_dataset: MakeData
     dataset = data.train_dataloader().dataset
     assert dataset.spec.preprocess is not model.preprocess
     again = pickle.loads(pickle.dumps(dataset))
-    assert torch.equal(again[1][0], dataset[1][0])
-    assert torch.equal(again[1][1], dataset[1][1])
+    assert torch.equal(again[1].frames, dataset[1].frames)
+    assert torch.equal(again[1].masks, dataset[1].masks)
 
 
 # Several processes
@@ -286,6 +286,7 @@ if __name__ == "__main__":
         "names": {part: [name for batch in batches for name in batch.names] for part, batches in collect.batches.items()},
         "sampler": type(trainer.val_dataloaders.sampler).__name__,
         "notes": data.report.notes,
+        "values": {name: sorted(values) for name, values in data.report.values.items()},
         "scores": {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val")},
     }
     Path(sys.argv[2], f"{trainer.global_rank}.json").write_text(json.dumps(answer))
@@ -311,3 +312,8 @@ def test_two_processes_share_the_evaluation(make_dataset: MakeDataset, tmp_path:
     assert first["scores"] == second["scores"]
     assert "no classes.json" in first["notes"][0]
     assert first["notes"] == second["notes"]
+    assert (
+        first["values"]
+        == second["values"]
+        == {f"images/{p}_{i}.png": [0, 255] for p, n in (("P1", 6), ("P2", 5)) for i in range(n)}
+    )

@@ -156,7 +156,7 @@ def test_a_dataset_trains_with_worker_processes(folder: Path, cache: str) -> Non
     trainer.fit(UNet(list(CLASSES.values()), preprocess=Preprocess(size=(24, 24)), **UNet.SMALL), module)
     assert trainer.global_step == 1
     again = pickle.loads(pickle.dumps(trainer.train_dataloader.dataset))
-    assert torch.equal(again[0][0], trainer.train_dataloader.dataset[0][0])
+    assert torch.equal(again[0].frames, trainer.train_dataloader.dataset[0].frames)
 
 
 CHILD = """

@@ -62,7 +62,10 @@ def test_every_usual_spelling_of_a_table_reads_the_same(tmp_path: Path, name: st
     ("table", "sentence"),
     [
         ("mask_file_name\nmasks/0.png\n", "no column file_name, only mask_file_name"),
-        ("file_name,patient\nimages/0.png,P1\n", "no column mask_file_name, only file_name, patient"),
+        (
+            "file_name,patient\nimages/0.png,P1\n",
+            "no frame with a mask, 1 without one; name the masks in the column mask_file_name",
+        ),
         (f"{HEADER}\n", "no rows"),
         ("", "no rows"),
         (f"{HEADER}\n,masks/0.png,P1,,\n", "names no frame in row 2"),

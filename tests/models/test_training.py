@@ -33,7 +33,7 @@ def loader(batches: int = 3, frames: int = 2, seed: int = 0, positive: bool = Tr
     for _ in range(batches):
         values = torch.randn(frames, 3, 32, 32, generator=generator)
         masks = (values[:, 0] > 0.3).to(torch.uint8) * int(positive)
-        made.append(FrameBatch(values, masks, ["frame"] * frames, ["patient"] * frames))
+        made.append(FrameBatch(values, masks, names=["frame"] * frames, groups=["patient"] * frames))
     return DataLoader(made, batch_size=None)  # type: ignore[arg-type]
 
 

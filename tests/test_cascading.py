@@ -1,0 +1,104 @@
+"""Two runs become a cascade: the gate from validation frames, the whole scored on frames that neither has seen."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from spinevision import ResNetClassifier, SpineCascade, SpineSegmenter
+from spinevision.cascading import make_cascade
+from spinevision.cli import main
+from spinevision.data.phantom import write_phantoms
+from spinevision.fitting import fit
+from spinevision.recipes import UsageError
+from spinevision.runs import open_on
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Ten generated patients; many of their frames hold no nerve."""
+    return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", patients=10, frames=8, size=(48, 64))
+
+
+def train(architecture: str, data: Path, folder: Path, *options: str) -> Path:
+    recipe = {
+        "model": {
+            "class_path": architecture,
+            "init_args": {
+                "width": 4,
+                "labels": ["presence" if "Classifier" in architecture else "nerve"],
+                "preprocess": {"class_path": "Preprocess", "init_args": {"size": [32, 32]}},
+            },
+        },
+        "data": {"num_workers": 0, "augment": None},
+        "trainer": {"max_epochs": 1, "log_every_n_steps": 1},
+    }
+    path = folder / f"{architecture}.yaml"
+    path.write_text(yaml.safe_dump(recipe))
+    run = folder / f"{architecture}{len(options)}"
+    fit(["--config", str(path), "--data.root", str(data), "--output", str(run), *options])
+    return run
+
+
+@pytest.fixture(scope="module")
+def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("parts")
+    return train("ResNetClassifier", data, folder), train("UNet", data, folder)
+
+
+def test_a_cascade_of_two_runs(runs: tuple[Path, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "cascade"
+    assert main(["cascade", *map(str, runs), str(data), "--output", str(output), "--sensitivity", "0.8", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    results = json.loads((output / "results.json").read_text())
+    gate = results["presence_gate"]
+    assert gate["validation"]["sensitivity"] >= 0.8
+    assert f"a gate of {gate['gate']:.3f} lets through" in told
+    model = SpineSegmenter.from_pretrained(output / "model")
+    assert isinstance(model, SpineCascade)
+    assert (model.gate, model.arguments["sensitivity"]) == (gate["gate"], 0.8)
+    # The gate in use is the gate that was measured: frame by frame on the test part.
+    with (runs[0] / "splits.csv").open() as file:
+        test = [row["frame"] for row in csv.DictReader(file) if row["part"] == "test"]
+    assert results["frames"] == len(test)
+    shut = sum(model.predict(data / frame).presence < model.gate for frame in test)
+    assert shut == gate["test"]["false_negative"] + gate["test"]["true_negative"]
+
+
+def test_a_run_of_a_classifier_has_results_of_its_own(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    results = json.loads((runs[0] / "results.json").read_text())
+    entry = results["classes"]["presence"]
+    assert entry["frames_with_class"] + entry["frames_without_class"] == results["frames"]
+    assert sum(entry[name] for name in ("true_positive", "false_positive", "false_negative", "true_negative")) == results["frames"]
+    assert (runs[0] / "contact_sheet.png").exists()
+    assert main(["evaluate", str(runs[0]), str(data), "--output", str(tmp_path / "again"), "--device", "cpu"]) == 0
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert again["classes"] == results["classes"]
+    assert main(["predict", str(runs[0]), str(data), "--output", str(tmp_path / "out"), "--device", "cpu"]) == 0
+    with (tmp_path / "out" / "presence.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 80
+    assert all(0 <= float(row["presence"]) <= 1 for row in rows)
+
+
+def test_runs_that_divided_the_data_differently_are_refused(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    other = train("UNet", data, tmp_path, "--data.seed=5")
+    with pytest.raises(UsageError, match=r"divided .* differently.*same data\.seed"):
+        make_cascade(open_on(str(runs[0]), "cpu"), open_on(str(other), "cpu"), str(data), tmp_path / "out", 0.9)
+    assert not (tmp_path / "out").exists()
+
+
+def test_parts_in_the_wrong_order_are_refused(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="found UNet and ResNetClassifier; give the two in this order"):
+        make_cascade(open_on(str(runs[1]), "cpu"), open_on(str(runs[0]), "cpu"), str(data), tmp_path / "out", 0.9)
+
+
+def test_models_without_a_known_split_are_refused(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    models = [open_on(str(run / "model"), "cpu") for run in runs]
+    assert isinstance(models[0].model, ResNetClassifier)
+    with pytest.raises(ValueError, match="give run folders, or fill the split column"):
+        make_cascade(*models, str(data), tmp_path / "out", 0.9)
