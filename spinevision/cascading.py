@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 from spinevision.analysis.presence import PresenceEvaluation, evaluate_presence
 from spinevision.data.check import inspect
-from spinevision.data.manifest import DatasetError, Row, read_manifest
+from spinevision.data.manifest import PARTS, DatasetError, Row, read_manifest
 from spinevision.data.presence import check_presence_labels, presence_table
+from spinevision.data.splits import Splits
 from spinevision.data.wording import listed
+from spinevision.files import write_text
+from spinevision.metrics import check_sensitivity
 from spinevision.models.base import SpineModel
 from spinevision.models.cascade import SpineCascade
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.recipes import UsageError
-from spinevision.runs import LoadedModel, describe_model, parts_of, refuse_used, score
+from spinevision.runs import LoadedModel, describe_model, parts_of, refuse_used, score, write_splits
 
 
 def make_cascade(
@@ -33,7 +38,8 @@ def make_cascade(
         first: a classifier, best from its run folder.
         second: a segmenter, likewise.
         data: the dataset folder or Hub id that both were trained on.
-        output: a new folder for ``model/``, ``results.json``, ``per_frame.csv`` and ``contact_sheet.png``.
+        output: a new folder for ``model/``, ``config.yaml``, ``splits.csv``, ``results.json``, ``per_frame.csv`` and
+            ``contact_sheet.png``.
         sensitivity: above 0 and at most 1.
 
     Returns:
@@ -45,6 +51,7 @@ def make_cascade(
         ValueError: parts that cannot work together.
     """
     refuse_used(output)
+    check_sensitivity(sensitivity)
     classifier, segmenter = first.model, second.model
     if not isinstance(classifier, SpineClassifier) or not isinstance(segmenter, SpineSegmenter):
         kinds = f"{type(classifier).__name__} and {type(segmenter).__name__}"
@@ -61,17 +68,17 @@ def make_cascade(
             f"the two models divided {data} differently, as for {listed(moved)}; train both with the same data.seed, fractions "
             "and split_by, so that the frames one has learnt from do not test the other"
         )
-    by_part = {part: [row for row in frames if (parts[row.name] or others[row.name]) == part] for part in ("validation", "test")}
-    for part, rows in by_part.items():
-        if not rows:
+    by_part = {part: tuple(row for row in frames if (parts[row.name] or others[row.name]) == part) for part in PARTS}
+    for part in ("validation", "test"):
+        if not by_part[part]:
             raise DatasetError(f"no frame of {data} is known to be in the {part} part; give run folders, or fill the split column")
     report = inspect(manifest)
     report.refuse()
     check_presence_labels(classifier.labels, manifest, report.codes)
 
-    def presence(rows: list[Row]) -> PresenceEvaluation:
+    def presence(rows: Sequence[Row]) -> PresenceEvaluation:
         truth = presence_table(rows, classifier.labels, report.codes, report.values)
-        return evaluate_presence(classifier, rows, truth, unit)
+        return evaluate_presence(cascade.classifier, rows, truth, unit)
 
     chosen_on, tested_on = presence(by_part["validation"]), presence(by_part["test"])
     cascade.calibrate(torch.from_numpy(chosen_on.probability[:, 0]), torch.from_numpy(chosen_on.truth[:, 0]), sensitivity)
@@ -85,10 +92,15 @@ def make_cascade(
         "presence_gate": gate,
     }
     masked = [row for row in by_part["test"] if row.mask is not None]
-    results, text = score(cascade, masked, report, unit, output, about)
+    results, text = score(cascade, masked, report, unit, output, about, second.clips)
+    write_splits(output / "splits.csv", Splits(unit, by_part))
+    asked = {"classifier": first.source, "segmenter": second.source, "sensitivity": sensitivity}
+    settings = {**asked, "data": {"root": data, "clips": asdict(second.clips)}}
+    write_text(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     shared = {key: value for key, value in results.items() if not key.startswith("per_")}
     cascade.cpu().save_pretrained(output / "model", results=shared)
-    return "\n".join([*(_gate_line(cascade.gate, part, gate[part]) for part in by_part), text, f"run folder: {output}"])
+    lines = [_gate_line(cascade.gate, part, gate[part]) for part in ("validation", "test")]
+    return "\n".join([*lines, text, f"run folder: {output}"])
 
 
 def _gate_line(gate: float, part: str, entry: dict[str, Any]) -> str:

@@ -16,6 +16,7 @@ import yaml
 from lightning.pytorch import Trainer
 
 from spinevision.augment import AugmentSettings
+from spinevision.data.clips import ClipSettings
 from spinevision.data.datamodule import SpineDataModule
 from spinevision.models import find_architecture, list_architectures
 from spinevision.models.training import TrainingSettings
@@ -214,7 +215,10 @@ def _keys(architecture: str | None) -> dict[str, Any]:
         "model": model | {"preprocess": dict.fromkeys(signature(Preprocess).parameters)},
         "training": dict.fromkeys(signature(TrainingSettings).parameters),
         "data": dict.fromkeys(signature(SpineDataModule).parameters)
-        | {"augment": dict.fromkeys(signature(AugmentSettings).parameters)},
+        | {
+            "augment": dict.fromkeys(signature(AugmentSettings).parameters),
+            "clips": dict.fromkeys(signature(ClipSettings).parameters),
+        },
         "trainer": dict.fromkeys(signature(Trainer).parameters),
         "encoder_weights": None,
         "seed_everything": None,

@@ -6,11 +6,12 @@ import csv
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
 
 import torch
+import yaml
 
 from spinevision.analysis.evaluate import evaluate, results_text, write_results
 from spinevision.analysis.presence import evaluate_presence, presence_text, write_presence_results
@@ -51,11 +52,12 @@ class RunSplits:
 
 @dataclass(frozen=True)
 class LoadedModel(Generic[M]):
-    """A model, where it came from, and the splits of its run where it came from one."""
+    """A model, where it came from, and where that is a run, its splits and how it cut sequences into clips."""
 
     model: M
     source: str
     splits: RunSplits | None
+    clips: ClipSettings = field(default_factory=ClipSettings)
 
 
 def open_model(source: str) -> LoadedModel[SpineModel]:
@@ -76,7 +78,9 @@ def open_model(source: str) -> LoadedModel[SpineModel]:
         raise ModelFolderError(f"{folder} is a run that has kept no model yet; give one whose training went further")
     else:
         model = SpineModel.from_pretrained(source)
-    return LoadedModel(model, source, _read_splits(splits) if splits.exists() else None)
+    if not splits.exists():
+        return LoadedModel(model, source, None)
+    return LoadedModel(model, source, _read_splits(splits), _read_clips(folder / "config.yaml"))
 
 
 def open_on(source: str, device: str | None = None) -> LoadedModel[SpineModel]:
@@ -91,7 +95,7 @@ def open_on(source: str, device: str | None = None) -> LoadedModel[SpineModel]:
     """
     target = _device(device)
     loaded = open_model(source)
-    return LoadedModel(loaded.model.to(target), source, loaded.splits)
+    return replace(loaded, model=loaded.model.to(target))
 
 
 def _device(name: str | None) -> torch.device:
@@ -147,6 +151,16 @@ def _read_splits(path: Path) -> RunSplits:
             return RunSplits(cast(Unit, unit), {(frame, group): part for frame, group, part in rows})
     except (ValueError, csv.Error) as error:
         raise DatasetError(f"{path} is not a table of frame, patient or sequence, and part ({error}); restore it") from error
+
+
+def _read_clips(path: Path) -> ClipSettings:
+    """How a run cut sequences into clips, from its ``config.yaml``; the default where there is none."""
+    if not path.exists():
+        return ClipSettings()
+    try:
+        return ClipSettings(**yaml.safe_load(path.read_text(encoding="utf-8"))["data"]["clips"])
+    except (yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise DatasetError(f"{path} does not say how the run cut its clips ({error!r}); restore it") from error
 
 
 def take_weights(model: SpineModel, start: SpineModel) -> None:
@@ -209,7 +223,7 @@ def score(
         unit: what a group is.
         output: the folder.
         about: what identifies the model and the data, as plain data.
-        clips: how sequences are cut for a clip model.
+        clips: how sequences are cut for a clip model, which the results then say.
 
     Raises:
         DatasetError: frames that do not fit the model.
@@ -220,6 +234,8 @@ def score(
         results = write_presence_results(evaluate_presence(model, rows, truth, unit), output, about=about)
         return results, presence_text(results)
     assert isinstance(model, SpineSegmenter)
+    if model.window_length > 1:
+        about |= {"clips": {"frames": model.window_length, "stride": clips.stride, "max_gap": clips.max_gap}}
     results = write_results(evaluate(model, rows, report.codes, unit, clips=clips), model, report.codes, output, about=about)
     return results, results_text(results)
 
@@ -280,7 +296,7 @@ def evaluate_model(
         "model": describe_model(model, loaded.source),
         "data": {"source": data, "part": part, "split_from": told_by, "note": note},
     }
-    return score(model, rows, report, split_by or unit, output, about)[1]
+    return score(model, rows, report, split_by or unit, output, about, loaded.clips)[1]
 
 
 def parts_of(splits: RunSplits | None, source: str, frames: Sequence[Row], unit: Unit) -> tuple[dict[str, str], str | None, Unit]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from network_checks import smooth_frames
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -102,11 +103,6 @@ def torchvision_names(variant: str, row: int, part: str) -> tuple[str, str]:
     return (f"{place}.fc1", f"{place}.fc2") if part == "squeeze" else (f"{place}.0", f"{place}.1")
 
 
-def smooth_frames(count: int, height: int, width: int) -> Tensor:
-    """Frames (B, 3, H, W) that differ in the large, so that they do so after pooling too."""
-    return F.interpolate(torch.randn(count, 3, 3, 4), size=(height, width), mode="bilinear")
-
-
 def settled(network: nn.Module, epsilon: float) -> nn.Module:
     """Eval mode, with kernels and statistics that keep frames apart to the end and in which epsilon matters."""
     for module in network.modules():
@@ -119,7 +115,7 @@ def settled(network: nn.Module, epsilon: float) -> nn.Module:
         if getattr(module, "bias", None) is not None:
             nn.init.normal_(module.bias, std=0.3)
     with torch.no_grad():
-        network.train()(smooth_frames(4, 64, 64))
+        network.train()(smooth_frames(4, 3, 64, 64))
     return network.eval()
 
 

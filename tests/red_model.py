@@ -40,6 +40,22 @@ class RedModel(SpineSegmenter):
         super().__init__(labels, RedNetwork(labels.channels), preprocess or plain, {})
 
 
+class RedClipNetwork(RedNetwork):
+    """Marks in a frame of a clip what is red in it or one before it, so that an answer tells which frames went through together."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        if frames.ndim == 4:
+            return super().forward(frames)
+        return super().forward(frames.cummax(dim=1).values.flatten(0, 1)).unflatten(0, frames.shape[:2])
+
+
+class RedClipModel(SpineSegmenter):
+    def __init__(self, labels: LabelSpace | Sequence[str], *, frames: int = 3, preprocess: Preprocess | None = None) -> None:
+        labels = LabelSpace.of(labels)
+        plain = Preprocess(resize="none", stride=8, mean=(0, 0, 0), std=(1, 1, 1))
+        super().__init__(labels, RedClipNetwork(labels.channels), preprocess or plain, {"frames": frames})
+
+
 def red_frame(ids: np.ndarray) -> np.ndarray:
     """The frame in which :class:`RedModel` sees these label ids."""
     frame = np.full((*ids.shape, 3), 90, np.uint8)
@@ -48,7 +64,11 @@ def red_frame(ids: np.ndarray) -> np.ndarray:
 
 
 def write_dataset(
-    folder: Path, frames: Sequence[tuple[str, str, np.ndarray, np.ndarray]], classes: dict[int, str], parts: Sequence[str] = ()
+    folder: Path,
+    frames: Sequence[tuple[str, str, np.ndarray, np.ndarray]],
+    classes: dict[int, str],
+    parts: Sequence[str] = (),
+    order: Sequence[tuple[str, int]] = (),
 ) -> Path:
     """Write a dataset folder.
 
@@ -57,6 +77,7 @@ def write_dataset(
         frames: name, patient, the ids that :class:`RedModel` shall see, and the mask's values.
         classes: mask value to class name.
         parts: the split column, if given.
+        order: sequence and place in it of each frame, if given.
     """
     (folder / "images").mkdir(parents=True)
     (folder / "masks").mkdir()
@@ -64,10 +85,12 @@ def write_dataset(
     for name, patient, seen, values in frames:
         Image.fromarray(red_frame(seen)).save(folder / "images" / f"{name}.png")
         Image.fromarray(values.astype(np.uint8)).save(folder / "masks" / f"{name}.png")
-        rows.append([f"images/{name}.png", f"masks/{name}.png", patient, ""])
+        rows.append([f"images/{name}.png", f"masks/{name}.png", patient, "", "", ""])
     for row, part in zip(rows, parts, strict=False):
         row[3] = part
+    for row, (sequence, place) in zip(rows, order, strict=False):
+        row[4:] = [sequence, str(place)]
     with (folder / "metadata.csv").open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([["file_name", "mask_file_name", "patient_id", "split"], *rows])
+        csv.writer(file).writerows([["file_name", "mask_file_name", "patient_id", "split", "sequence_id", "frame_index"], *rows])
     (folder / "classes.json").write_text(json.dumps(classes))
     return folder

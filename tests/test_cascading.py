@@ -65,6 +65,10 @@ def test_a_cascade_of_two_runs(runs: tuple[Path, Path], data: Path, tmp_path: Pa
     with (runs[0] / "splits.csv").open() as file:
         test = [row["frame"] for row in csv.DictReader(file) if row["part"] == "test"]
     assert results["frames"] == len(test)
+    # Scored again as a run, it is scored on the same frames.
+    assert main(["evaluate", str(output), str(data), "--output", str(tmp_path / "again"), "--device", "cpu"]) == 0
+    again = json.loads((tmp_path / "again" / "results.json").read_text())
+    assert (again["frames"], again["classes"]) == (results["frames"], results["classes"])
     shut = sum(model.predict(data / frame).presence < model.gate for frame in test)
     assert shut == gate["test"]["false_negative"] + gate["test"]["true_negative"]
 
@@ -95,6 +99,11 @@ def test_runs_that_divided_the_data_differently_are_refused(runs: tuple[Path, Pa
 def test_parts_in_the_wrong_order_are_refused(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found UNet and ResNetClassifier; give the two in this order"):
         make_cascade(open_on(str(runs[1]), "cpu"), open_on(str(runs[0]), "cpu"), str(data), tmp_path / "out", 0.9)
+
+
+def test_a_share_that_cannot_be_is_refused_at_once(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"sensitivity must be above 0 and at most 1, found 2\.0"):
+        make_cascade(open_on(str(runs[0]), "cpu"), open_on(str(runs[1]), "cpu"), "no/such/data", tmp_path / "out", 2.0)
 
 
 def test_models_without_a_known_split_are_refused(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:

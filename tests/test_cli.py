@@ -142,9 +142,13 @@ def test_evaluate_prints_what_it_writes(
     assert {path.name for path in output.iterdir()} == {"results.json", "per_frame.csv", "contact_sheet.png"}
 
 
-def test_list_draw_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list"]) == 0
     assert "ar2unet-bess" in capsys.readouterr().out
+
+
+def test_draw_and_check(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = tmp_path / "data"
     assert main(["data", "phantom", str(folder), "--patients", "3", "--frames", "1", "--size", "32", "48"]) == 0
     assert main(["data", "check", str(folder)]) == 0

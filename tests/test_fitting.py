@@ -23,7 +23,7 @@ from lightning.pytorch import Trainer
 from red_model import write_dataset
 from safetensors.torch import load_file
 
-from spinevision import AttentionUNet, SpineModel, UNet
+from spinevision import AttentionUNet, PNSNet, ResNetClassifier, SpineCascade, SpineModel, UNet
 from spinevision.data import check
 from spinevision.data.manifest import DatasetError
 from spinevision.data.phantom import write_phantoms
@@ -370,6 +370,15 @@ def test_data_that_cannot_be_used_leaves_no_run(phantom_folder: Path, tiny_recip
     assert not (tmp_path / "run").exists()
 
 
+def test_a_cascade_is_not_trained_as_a_whole(phantom_folder: Path, tmp_path: Path) -> None:
+    parts = ResNetClassifier(["presence"], **ResNetClassifier.SMALL), UNet(["nerve"], width=4)
+    SpineCascade.from_parts(*parts).save_pretrained(tmp_path / "model")
+    for options in (["--from", str(tmp_path / "model")], ["--model", "SpineCascade"]):
+        with pytest.raises(UsageError, match=r"SpineCascade is not trained as a whole; .* `spinevision cascade`"):
+            fit([*options, "--data.root", str(phantom_folder), "--output", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
 # Trainings that do not end as planned
 
 
@@ -442,15 +451,24 @@ def test_a_fast_development_run_goes_all_the_way(phantom_folder: Path, tiny_reci
 
 
 @pytest.mark.slow
-def test_two_processes_leave_one_run(phantom_folder: Path, tiny_recipe: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [PNSNet, ResNetClassifier])
+def test_two_processes_leave_one_run(kind: type[SpineModel], phantom_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     options = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1"]
-    command = [sys.executable, "train.py", "fit", "--config", str(tiny_recipe), "--data.root", str(phantom_folder), *options]
+    recipe = {
+        "model": {
+            "class_path": kind.__name__,
+            "init_args": {**kind.SMALL, "preprocess": {"class_path": "Preprocess", "init_args": {"size": [32, 32]}}},
+        },
+        "data": {"num_workers": 0},
+    }
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(recipe))
+    command = [sys.executable, "train.py", "fit", "--config", "tiny.yaml", "--data.root", str(phantom_folder), *options]
     root = str(Path(__file__).parent.parent)
     done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root}, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     (run,) = (tmp_path / "runs").iterdir()
-    assert isinstance(open_model(str(run)).model, UNet)
+    assert isinstance(open_model(str(run)).model, kind)
     assert json.loads((run / "results.json").read_text())["frames"] == 4
     assert done.stdout.count("run folder:") == 1
     assert done.stderr.count("split by patient") == 1

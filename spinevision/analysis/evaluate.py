@@ -43,6 +43,7 @@ class FrameScore:
     Args:
         row: the frame.
         group: its patient or sequence.
+        window: the frames that went through the network together, this one among them.
         dice: NaN where the class is not in the frame's truth.
         iou: likewise.
         area: share of the frame's known pixels that the model marks, 0 to 1; NaN where none is known.
@@ -51,6 +52,7 @@ class FrameScore:
 
     row: Row
     group: str
+    window: tuple[Row, ...]
     dice: dict[str, float]
     iou: dict[str, float]
     area: dict[str, float]
@@ -164,11 +166,11 @@ def evaluate(
                 logits, target = answer.logits.cpu(), torch.from_numpy(truth)[None].long()
                 mask = decide(logits, model.threshold).long()
                 metric.update(logits, mask, target)
-                frames.append(_score(row, unit, mask, target, model.labels))
+                frames.append(_score(row, unit, tuple(members), mask, target, model.labels))
     return Evaluation(metric.results(), tuple(frames), unit, model.labels)
 
 
-def _score(row: Row, unit: Unit, mask: Tensor, target: Tensor, labels: LabelSpace) -> FrameScore:
+def _score(row: Row, unit: Unit, window: tuple[Row, ...], mask: Tensor, target: Tensor, labels: LabelSpace) -> FrameScore:
     names = labels.foreground
     overlap = {
         score: dict(zip(names.values(), values[0].tolist(), strict=True))
@@ -178,7 +180,7 @@ def _score(row: Row, unit: Unit, mask: Tensor, target: Tensor, labels: LabelSpac
     area, true_area = (
         {name: ((ids == index) & known).sum().div(known.sum()).item() for index, name in names.items()} for ids in (mask, target)
     )
-    return FrameScore(row, row.group(unit) or UNKNOWN_GROUP, overlap["dice"], overlap["iou"], area, true_area)
+    return FrameScore(row, row.group(unit) or UNKNOWN_GROUP, window, overlap["dice"], overlap["iou"], area, true_area)
 
 
 def _read_ahead(read: PairReader, rows: Sequence[Row]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -246,7 +248,7 @@ def extremes_sheet(evaluation: Evaluation, model: SpineSegmenter, codes: MaskCod
     Returns:
         The picture; None when no frame has a Dice.
     """
-    scored = [(dice, frame.row) for frame in evaluation.frames if (dice := frame.mean_dice) is not None]
+    scored = [(dice, frame) for frame in evaluation.frames if (dice := frame.mean_dice) is not None]
     if not scored:
         return None
     ranked = sorted(scored, key=lambda entry: -entry[0])
@@ -256,12 +258,14 @@ def extremes_sheet(evaluation: Evaluation, model: SpineSegmenter, codes: MaskCod
     rows, captions = [], []
     for kind, members in chosen.items():
         pictures = []
-        for _, row in members:
-            frame, truth = read(row)
-            pictures += [draw_overlay(frame, truth, model.labels), model.predict(frame).overlay()]
+        for _, frame in members:
+            pairs = [read(row) for row in frame.window]
+            place = frame.window.index(frame.row)
+            prediction = model.predict([image for image, _ in pairs])[place]
+            pictures += [draw_overlay(*pairs[place], model.labels), prediction.overlay()]
         rows.append(pictures)
         captions.append(
-            f"{kind} (truth, prediction): " + "; ".join(f"{Path(row.name).stem} Dice {dice:.2f}" for dice, row in members)
+            f"{kind} (truth, prediction): " + "; ".join(f"{Path(frame.row.name).stem} Dice {dice:.2f}" for dice, frame in members)
         )
     return contact_sheet(rows, captions)
 

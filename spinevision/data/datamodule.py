@@ -97,7 +97,7 @@ class SpineDataModule(LightningDataModule):
         told = None
         if self.trainer.is_global_zero:
             told = replace(inspect(self.manifest), manifest=replace(self.manifest, rows=(), answered=()), frames=())
-        return self.trainer.strategy.broadcast(told)  # type: ignore[return-value]
+        return replace(self.trainer.strategy.broadcast(told), manifest=self.manifest)  # type: ignore[type-var, return-value]
 
     @cached_property
     def splits(self) -> Splits:
@@ -106,7 +106,7 @@ class SpineDataModule(LightningDataModule):
 
     @property
     def labels(self) -> LabelSpace:
-        """The label space of a model trained on every class of this dataset; without masks, on every column with answers."""
+        """The label space of a segmenter of every class of this dataset; without masks, of a classifier of every column."""
         if not self.manifest.rows:
             return LabelSpace(self.manifest.columns)
         return (self.manifest.codes or self.report.codes).labels
@@ -135,6 +135,8 @@ class SpineDataModule(LightningDataModule):
         self._feeds = {part: self._feed(part, spec) for part in parts}
         for part, feed in self._feeds.items():
             self._check_size(part, len(feed))
+        if stage == "fit":
+            self._check_validation()
         if first and self.trainer.is_global_zero:
             others = [name for name in codes.labels.foreground.values() if name not in spec.labels]
             if others and spec.target == "mask" and PRESENCE not in spec.labels:
@@ -169,6 +171,24 @@ class SpineDataModule(LightningDataModule):
             raise DatasetError(
                 f"the {part} part of {self.manifest.source} has {counted(size, noun)} for {world} processes; "
                 f"use fewer devices, so that each has a {noun}"
+            )
+
+    def _check_validation(self) -> None:
+        """Refuse validation frames on which no score is defined, where a score tells the best weights."""
+        assert self.spec is not None and self.trainer is not None
+        if all(getattr(keeper, "monitor", None) in (None, "val/loss") for keeper in self.trainer.checkpoint_callbacks):
+            return
+        feed = self._feeds["validation"]
+        if isinstance(feed, PresenceDataset):
+            defined = bool(((feed.targets == 1).any(dim=0) & (feed.targets == 0).any(dim=0)).any())
+            wanted = f"frames with and frames without {' or '.join(self.spec.labels)}"
+        else:
+            defined = bool(feed.positive(self.report.values).any())
+            wanted = f"a frame that shows {' or '.join(self.spec.labels.foreground.values())}"
+        if not defined:
+            raise DatasetError(
+                f"the validation part of {self.manifest.source} needs {wanted}, as the best weights are chosen on it; take another "
+                "data.seed, other fractions or another split column"
             )
 
     def _sampler(self, part: str, feed: Feed) -> DistributedSampler | None:

@@ -149,22 +149,42 @@ def _codes(classes: Mapping[int, str] | str | Path | None) -> MaskCodes | None:
 # A folder
 
 
-def _from_folder(folder: Path, codes: MaskCodes | None) -> Manifest:
+def table_rows(folder: Path) -> list[Row]:
+    """Every frame that the table of a folder names, with a mask or without; none where there is no table.
+
+    Raises:
+        DatasetError: a table that cannot be used.
+    """
+    return [_row(frame, {}) for frame in _found_frames(folder)] if _table_of(folder) else []
+
+
+def _table_of(folder: Path) -> Path | None:
     tables = [path for name in ("metadata.csv", "metadata.jsonl") if (path := folder / name).exists()]
     if len(tables) > 1:
         raise DatasetError(f"{folder} has both metadata.csv and metadata.jsonl; keep one of them")
+    return tables[0] if tables else None
+
+
+def _found_frames(folder: Path) -> list[FoundFrame]:
+    table = _table_of(folder)
     try:
-        records = read_table(tables[0]) if tables else _pair_by_name(folder)
+        records = read_table(table) if table else _pair_by_name(folder)
     except ValueError as error:
         raise DatasetError(str(error)) from error
-    found, names, mask_names = [], set[str](), set[str]()
+    found, names = [], set[str]()
     for number, record in records:
         name, mask_name = (_inside(record.get(column), number, folder) for column in ("file_name", "mask_file_name"))
         if name in names:
             raise DatasetError(f"{name} stands twice in the table of {folder}; keep one row a frame")
         names.add(name)
-        mask_names.update(filter(None, [mask_name]))
         found.append(FoundFrame(f"row {number}", name, folder / name, folder / mask_name if mask_name else None, record))
+    return found
+
+
+def _from_folder(folder: Path, codes: MaskCodes | None) -> Manifest:
+    found = _found_frames(folder)
+    names = {frame.name for frame in found}
+    mask_names = {frame.mask.relative_to(folder).as_posix() for frame in found if isinstance(frame.mask, Path)}
     unlisted, stray = (
         tuple(entry for path in _files(folder / part) if (entry := path.relative_to(folder).as_posix()) not in known)
         for part, known in (("images", names), ("masks", mask_names))

@@ -63,8 +63,13 @@ def split_frames(
 
 
 def sorted_groups(groups: Iterable[str]) -> list[str]:
-    """Each name once, numbers in a name by their value: 7 before 10, and the same for 007 and 010."""
-    return sorted(set(groups), key=lambda name: ([int(t) if t.isdecimal() else t for t in re.split(r"(\d+)", name)], name))
+    """Each name once, in the order of :func:`number_order`."""
+    return sorted(set(groups), key=number_order)
+
+
+def number_order(name: str) -> tuple[list[int | str], str]:
+    """What to sort names by, so that numbers in them count by their value: 7 before 10, and the same for 007 and 010."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
 def _check_arguments(split_by: Unit | None, fractions: Sequence[float], seed: int) -> None:

@@ -1,1 +1,1 @@
-"""Backbones that more than one architecture uses, and how published weights become ours."""
+"""Backbones that stand for themselves, and how published weights become ours."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
-
-from spinevision.encoders.weights import Origin, WeightFamily
+from spinevision.encoders.weights import Origin, Shape, WeightFamily
 
 _PARTS = (
     ("layernorm_before.", "layer_norm_1."),
@@ -22,7 +20,7 @@ _PARTS = (
 """How the parts of a block begin here and there."""
 
 
-def _origin(name: str) -> Origin:
+def _origin(name: str, shape: Shape) -> Origin:
     """``encoder.1.blocks.0.mlp.fc1.weight`` is published as ``encoder.block.1.0.mlp.dense1.weight``."""
     _, stage, part = name.split(".", maxsplit=2)
     if not part.startswith("blocks."):  # patch_embeddings and layer_norm of a stage
@@ -33,10 +31,5 @@ def _origin(name: str) -> Origin:
     return Origin((f"encoder.block.{stage}.{block}.{theirs}{part.removeprefix(ours)}",))
 
 
-MIT = WeightFamily(
-    name="MiT of the Hub",
-    origin=_origin,
-    unneeded=(re.escape("classifier."), re.escape("decode_head.")),
-    prefixes=("segformer.",),
-)
+MIT_WEIGHTS = (WeightFamily("MiT of the Hub", _origin, unneeded=(r"classifier\.", r"decode_head\."), prefixes=("segformer.",)),)
 """``encoder`` of :class:`~spinevision.models.segformer.SegFormerNetwork`; the heads for ImageNet or for other classes are left."""

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
-from spinevision.encoders.weights import Origin, WeightFamily, same_name
+from spinevision.encoders.weights import Origin, Shape, WeightFamily, same_name
 
 EPSILON = 1e-3
 """Of our batch normalisations."""
@@ -30,7 +30,7 @@ def rescale(weight: Tensor, running_var: Tensor) -> Tensor:
     return (weight * ((variance + EPSILON) / (variance + TIMM_EPSILON)).sqrt()).to(weight.dtype)
 
 
-def _timm(repeats: Sequence[int]) -> Callable[[str], Origin]:
+def _timm(repeats: Sequence[int]) -> Callable[[str, Shape], Origin]:
     """Where our tensors come from, for the number of blocks in each of timm's stages."""
     places = [f"blocks.{stage}.{index}" for stage, count in enumerate(repeats) for index in range(count)]
     last = len(places) + 1
@@ -51,7 +51,7 @@ def _timm(repeats: Sequence[int]) -> Callable[[str], Origin]:
         for position, (conv, norm) in (*enumerate(steps), (len(steps), steps[-1])):
             modules |= {f"{ours}.{position}.0": f"{place}.{conv}", f"{ours}.{position}.1": f"{place}.{norm}"}
 
-    def origin(name: str) -> Origin:
+    def origin(name: str, shape: Shape) -> Origin:
         module, _, kind = name.rpartition(".")
         source = modules.get(module, module)  # a block that only the other variant has is missing under our name
         if kind == "weight" and source.rpartition(".")[2].startswith("bn"):
@@ -63,6 +63,8 @@ def _timm(repeats: Sequence[int]) -> Callable[[str], Origin]:
     return origin
 
 
-TORCHVISION_MOBILENET_V3 = WeightFamily("torchvision MobileNetV3", same_name, unneeded=(r"classifier\.3\.",))
-TIMM_MOBILENET_V3_LARGE = WeightFamily("timm MobileNetV3-Large", _timm((1, 2, 3, 4, 2, 3)), unneeded=(r"classifier\.",))
-TIMM_MOBILENET_V3_SMALL = WeightFamily("timm MobileNetV3-Small", _timm((1, 2, 3, 2, 3)), unneeded=(r"classifier\.",))
+MOBILENET_V3_WEIGHTS = (
+    WeightFamily("torchvision MobileNetV3", same_name, unneeded=(r"classifier\.3\.",)),
+    WeightFamily("timm MobileNetV3-Large", _timm((1, 2, 3, 4, 2, 3)), unneeded=(r"classifier\.",)),
+    WeightFamily("timm MobileNetV3-Small", _timm((1, 2, 3, 2, 3)), unneeded=(r"classifier\.",)),
+)

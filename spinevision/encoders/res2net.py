@@ -14,7 +14,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from spinevision.encoders.weights import Origin, WeightFamily
+from spinevision.encoders.weights import Origin, Shape, WeightFamily
 
 SPLITS = 4
 """Groups of channels that a block sees at growing reach (the paper's scale)."""
@@ -131,10 +131,10 @@ def _stage(in_channels: int, planes: int, depth: int, stride: int) -> nn.Sequent
     return nn.Sequential(Res2NetBlock(in_channels, planes, stride, first=True), *rest)
 
 
-def _origin(name: str) -> Origin:
+def _origin(name: str, shape: Shape) -> Origin:
     """Published names are those of :class:`Res2Net` itself; the networks call it ``encoder``."""
     return Origin((name.removeprefix("encoder."),))
 
 
-RES2NET = WeightFamily("timm res2net50d", _origin, unneeded=(r"layer4\.", r"fc\."))
+RES2NET_WEIGHTS = (WeightFamily("timm res2net50d", _origin, unneeded=(r"layer4\.", r"fc\.")),)
 """ImageNet weights of ``res2net50d`` or ``res2net50_v1b_26w_4s``, for a network whose ``encoder`` is a :class:`Res2Net`."""

@@ -11,21 +11,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from spinevision.encoders.weights import Origin, WeightFamily
+from spinevision.layers.conv import ConvNormAct
 
 STDC1 = (2, 2, 2)
 """Blocks at strides 8, 16 and 32."""
 STDC2 = (4, 5, 3)
 
 
-def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Sequential:
-    """Convolution without bias, batch normalisation, ReLU."""
-    conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=False)
-    return nn.Sequential(OrderedDict(conv=conv, norm=nn.BatchNorm2d(out_channels), act=nn.ReLU()))
+_conv = partial(ConvNormAct, bias=False)
 
 
 class CatBlock(nn.Module):
@@ -45,7 +44,7 @@ class CatBlock(nn.Module):
         super().__init__()
         half, quarter, eighth = out_channels // 2, out_channels // 4, out_channels // 8
         self.convs = nn.ModuleList(
-            [_conv(in_channels, half, 1), _conv(half, quarter, 3), _conv(quarter, eighth, 3), _conv(eighth, eighth, 3)]
+            [_conv(in_channels, half, 1), _conv(half, quarter), _conv(quarter, eighth), _conv(eighth, eighth)]
         )
         self.down: nn.Module = nn.Identity()
         self.pool: nn.Module = nn.Identity()
@@ -75,7 +74,7 @@ class STDC(nn.Module):
 
     def __init__(self, blocks: Sequence[int] = STDC1, width: int = 64) -> None:
         super().__init__()
-        features: list[nn.Module] = [_conv(3, width // 2, 3, stride=2), _conv(width // 2, width, 3, stride=2)]
+        features: list[nn.Module] = [_conv(3, width // 2, stride=2), _conv(width // 2, width, stride=2)]
         self.ends: list[int] = []
         before = width
         for stage, count in enumerate(blocks):
@@ -109,7 +108,7 @@ def _paddle_name(name: str) -> str:
 _UNNEEDED = (r"x(2|4|8|16|32)\.", r"conv_last\.", r"(fc|bn|linear)\.")
 
 STDC_WEIGHTS = (
-    WeightFamily("STDC-Seg", lambda name: Origin((_published_name(name),)), _UNNEEDED, ("backbone.", "module.")),
-    WeightFamily("PaddleSeg STDC", lambda name: Origin((_paddle_name(name),)), _UNNEEDED, ("backbone.",)),
+    WeightFamily("STDC-Seg", lambda name, _: Origin((_published_name(name),)), _UNNEEDED, ("backbone.", "module.")),
+    WeightFamily("PaddleSeg STDC", lambda name, _: Origin((_paddle_name(name),)), _UNNEEDED, ("backbone.",)),
 )
 """The layouts of the authors and of PaddleSeg, for a backbone that the network calls ``encoder``."""

@@ -17,6 +17,8 @@ _COUNTER = "num_batches_tracked"
 """How many batches a normalisation has seen: published or not as the exporter pleased, and without effect on any output."""
 _SHOWN = 3
 
+Shape = tuple[int, ...]
+
 
 class WeightError(ValueError):
     """Published weights that do not fill an encoder; the sentence names the tensors."""
@@ -35,7 +37,7 @@ class Origin:
     combine: Callable[..., Tensor] | None = None
 
 
-def same_name(name: str) -> Origin:
+def same_name(name: str, shape: Shape) -> Origin:
     """The origin of a layout that names every tensor as we do."""
     return Origin((name,))
 
@@ -46,14 +48,14 @@ class WeightFamily:
 
     Args:
         name: of the layout, for messages, such as ``torchvision ResNet``.
-        origin: from the name of one of our tensors (that of the network's state dict) to what it is made of; it answers for every
-            name, and a published name that does not exist is reported as missing.
+        origin: from the name (that of the network's state dict) and the shape of one of our tensors to what it is made of; it
+            answers for every name, and a published name that does not exist is reported as missing.
         unneeded: regular expressions; a published name that none of our tensors uses must match one of them from its beginning.
         prefixes: what may stand before published names, such as ``segformer.``. All other names here are written without it.
     """
 
     name: str
-    origin: Callable[[str], Origin]
+    origin: Callable[[str, Shape], Origin]
     unneeded: tuple[str, ...] = ()
     prefixes: tuple[str, ...] = ()
 
@@ -100,9 +102,7 @@ def convert(published: Mapping[str, Tensor], wanted: Mapping[str, Sequence[int]]
 class _Trial:
     """One layout, with one prefix before its names, tried on published weights."""
 
-    def __init__(
-        self, published: Mapping[str, Tensor], wanted: Mapping[str, tuple[int, ...]], family: WeightFamily, prefix: str
-    ) -> None:
+    def __init__(self, published: Mapping[str, Tensor], wanted: Mapping[str, Shape], family: WeightFamily, prefix: str) -> None:
         self.family = family
         self.tensors: dict[str, Tensor] = {}
         self.used: set[str] = set()
@@ -110,7 +110,7 @@ class _Trial:
         self.unfit: list[str] = []
         full_names = {name.removeprefix(prefix): name for name in published}
         for name, shape in wanted.items():
-            origin = family.origin(name)
+            origin = family.origin(name, shape)
             absent = [source for source in origin.names if source not in full_names]
             sources = [full_names[source] for source in origin.names if source in full_names]
             self.used.update(sources)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import csv
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from rich.progress import track
 
+from spinevision.data.clips import sequence_order
+from spinevision.data.manifest import Row, table_rows
+from spinevision.data.splits import number_order
 from spinevision.images import FRAME_SUFFIXES, read_frame, write_image
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
@@ -37,8 +40,9 @@ class SourceFrame(NamedTuple):
 def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | Path, *, progress: bool = True) -> int:
     """Run a model over an image, a folder of images (with its sub-folders) or a video, one frame or one clip at a time.
 
-    Of a dataset folder, which has ``images`` and ``masks``, the images are taken. A clip model takes the images of one folder, in
-    the order of their names, for one sequence.
+    Of a dataset folder, which has ``images`` and ``masks``, the images are taken. A clip model takes what ``metadata.csv`` or
+    ``.jsonl`` there names as a sequence for one, and of frames without such a name the images of one folder, in the order of their
+    names (numbers by their value).
 
     Writes ``masks/*.png`` (mode L, label ids, the frame's own size), ``areas.csv`` (for each class the share of the field of view
     that it covers, 0 to 1; for a video ``time_s``, seconds) and the overlays: ``overlays/*.jpg`` for images, ``overlay.mp4`` for a
@@ -60,7 +64,7 @@ def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | P
     output, count = Path(output), 0
     names = list(model.labels.foreground.values())
     with ExitStack() as stack:
-        found = _open(Path(source), output, stack)
+        found = _open(Path(source), output, stack, clips=model.window_length > 1)
         movie = found.rate and stack.enter_context(VideoWriter(output / "overlay.mp4", rate=found.rate))
         writer = _open_table(output / "areas.csv", names, stack)
         predictions = (pair for sequence in found.sequences for pair in _predict(model, sequence))
@@ -94,7 +98,7 @@ def presence_to_folder(model: SpineClassifier, source: str | Path, output: str |
     """
     output, count = Path(output), 0
     with ExitStack() as stack:
-        found = _open(Path(source), output, stack)
+        found = _open(Path(source), output, stack, clips=False)
         writer = _open_table(output / "presence.csv", [*model.labels], stack)
         frames = (frame for sequence in found.sequences for frame in sequence)
         for frame in track(frames, found.title, found.total, disable=not progress, transient=True):
@@ -113,15 +117,26 @@ class _Source(NamedTuple):
     rate: float | None
 
 
-def _open(source: Path, output: Path, stack: ExitStack) -> _Source:
+def _open(source: Path, output: Path, stack: ExitStack, *, clips: bool) -> _Source:
     title = f"predicting {source.name}"
     if source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir():
         video = stack.enter_context(VideoReader(source))
         frames = (SourceFrame(f"{frame.index:06d}", frame.image, frame.time_s) for frame in video)
         return _Source(title, [frames], video.info.frames, video.info.rate)
     images = _images_of(source, output)
-    folders = groupby(images.items(), key=lambda image: image[1].parent)
-    return _Source(title, [map(_read, list(members)) for _, members in folders], len(images), None)
+    rows = table_rows(source) if clips and source.is_dir() else []
+    return _Source(title, [map(_read, members) for members in _sequences(images, rows)], len(images), None)
+
+
+def _sequences(images: dict[str, Path], rows: Sequence[Row]) -> list[list[tuple[str, Path]]]:
+    """Names and files, divided into sequences as the rows of a table say, else by folder."""
+    names = {path: name for name, path in images.items()}
+    ordered = sequence_order([row for row in rows if row.sequence and row.image in names])
+    sequences = [[(names.pop(row.image), row.image) for row in members if isinstance(row.image, Path)] for members in ordered]
+    folders = defaultdict(list)
+    for path, name in sorted(names.items(), key=lambda image: (number_order(str(image[0].parent)), number_order(image[1]))):
+        folders[path.parent].append((name, path))
+    return [*sequences, *folders.values()]
 
 
 def _open_table(path: Path, names: Sequence[str], stack: ExitStack) -> Any:

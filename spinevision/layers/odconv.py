@@ -20,14 +20,20 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn import init
 
+from spinevision.layers.conv import check_several_frames
+
 MIN_TRUNK = 16
+
+SINGLE_VALUE = "the gates of a dynamic convolution come from one value a frame and channel"
+"""Why one frame is no training batch."""
 
 
 class ODConv2d(nn.Module):
     """Omni-dimensional dynamic convolution that keeps the size, stride 1, zeros at the border.
 
     64 to 128 channels with four 3x3 kernels: 299,453 parameters. Kernels and layers are drawn from the Kaiming normal distribution
-    (fan out), biases start at 0. A batch is computed as one grouped convolution, so an exported network keeps its batch size.
+    (fan out), biases start at 0. A batch is computed as one convolution with a group a sample, so a format in which the number of
+    groups is a constant, such as ONNX, keeps the batch size.
 
     Args:
         in_channels: channels in.
@@ -82,7 +88,7 @@ class ODConv2d(nn.Module):
             ValueError: in training, one sample.
         """
         if self.training:
-            check_several_frames(x)
+            check_several_frames(x, SINGLE_VALUE)
         batch, _, height, width = x.shape
         trunk = self.trunk(x.mean(dim=(2, 3), keepdim=True))
         weight = self._mixed(trunk).view(batch, self.out_channels, self.in_channels, self.kernel_size**2)
@@ -101,20 +107,3 @@ class ODConv2d(nn.Module):
             return self.weight.flatten().expand(len(trunk), -1)
         shares = (self.kernel_gate(trunk) / self.temperature).flatten(1).softmax(dim=1)
         return shares.to(self.weight.dtype) @ self.weight.flatten(1)
-
-
-def check_several_frames(x: Tensor) -> None:
-    """Refuse a training batch of one frame: one value a channel, as the gates have then, cannot be normalised over the batch.
-
-    Args:
-        x: ``(B, C, H, W)``.
-
-    Raises:
-        ValueError: one frame.
-    """
-    if x.shape[0] == 1:
-        height, width = x.shape[-2:]
-        raise ValueError(
-            f"cannot train on one frame of {height}x{width} pixels: the gates of a dynamic convolution come from one value a frame "
-            "and channel, which batch normalisation cannot normalise; use at least 2 frames a batch"
-        )

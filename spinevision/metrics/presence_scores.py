@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from spinevision.labels import IGNORE_INDEX, LabelSpace
+from spinevision.labels import LabelSpace
 from spinevision.metrics.confusion import ratio
 from spinevision.metrics.histogram import BINS, LIMIT, auroc, average_precision, edges, score_table
 from spinevision.metrics.overlap import ClassMetric
@@ -79,6 +79,16 @@ class PresenceScores(ClassMetric):
         return ", ".join(self.labels)
 
 
+def check_sensitivity(sensitivity: float) -> None:
+    """Refuse a wanted share of the frames with the tissue that cannot be.
+
+    Raises:
+        ValueError: not above 0 and at most 1.
+    """
+    if not 0 < sensitivity <= 1:
+        raise ValueError(f"sensitivity must be above 0 and at most 1, found {sensitivity}")
+
+
 def threshold_for_sensitivity(probability: Tensor, present: Tensor, sensitivity: float) -> float:
     """The highest threshold whose rule "probability >= threshold" finds at least this share of the frames with the tissue.
 
@@ -90,9 +100,8 @@ def threshold_for_sensitivity(probability: Tensor, present: Tensor, sensitivity:
     Raises:
         ValueError: a share out of range, or no frame with the tissue.
     """
-    if not 0 < sensitivity <= 1:
-        raise ValueError(f"sensitivity must be above 0 and at most 1, found {sensitivity}")
-    positive = probability[(present == 1) & (present != IGNORE_INDEX)].sort(descending=True).values
+    check_sensitivity(sensitivity)
+    positive = probability[present == 1].sort(descending=True).values
     if not len(positive):
         raise ValueError("no frame shows the tissue, so no threshold can be chosen for a sensitivity; use frames that show it")
     wanted = math.ceil(sensitivity * len(positive) - 1e-9)  # a share such as 0.7 of 10 is 7, whatever floating point says

@@ -116,6 +116,11 @@ class SpineModel(LightningModule, ABC):
         """Frames per clip of a model that takes clips; None for one that takes single frames."""
         return self.arguments.get("frames")
 
+    @property
+    def parts(self) -> Mapping[str, SpineModel]:
+        """The models that this one is made of, by their role; none for most."""
+        return {}
+
     # The network
 
     def forward(self, frames: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ sensitivity on validation frames (:meth:`SpineCascade.calibrate`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -102,7 +103,9 @@ class SpineCascade(SpineSegmenter):
         super().__init__(labels, CascadeNetwork(first.network, second.network), chosen, arguments)
         if self.preprocess.config() != second.preprocess.config():
             raise ValueError("preprocess differs from the segmenter's; leave it out")
+        second.preprocess = self.preprocess  # one object, so that both are on one device
         self.gate_preprocess = first.preprocess  # so that it goes to the device of the rest
+        first.threshold = gate
         # Beside the module tree: their networks are in it already.
         self.__dict__["classifier"], self.__dict__["segmenter"] = first.eval(), second.eval()
 
@@ -115,7 +118,7 @@ class SpineCascade(SpineSegmenter):
         gate: float | None = None,
         sensitivity: float | None = None,
     ) -> Self:
-        """Put two models together; their weights are copied.
+        """Put two models together, on the segmenter's device; their weights are copied.
 
         Args:
             classifier: with one label, ``presence`` or the segmenter's only class.
@@ -132,7 +135,10 @@ class SpineCascade(SpineSegmenter):
         cascade.network.classifier.load_state_dict(classifier.network.state_dict())
         cascade.network.segmenter.load_state_dict(segmenter.network.state_dict())
         cascade.set_operating_point(segmenter.operating_point())
-        return cascade.eval()
+        cascade.settings = replace(cascade.settings, stills=segmenter.settings.stills)
+        for name, part in {"classifier": classifier, "segmenter": segmenter}.items():
+            cascade.parts[name].encoder_source = part.encoder_source
+        return cascade.to(next(segmenter.network.parameters()).device).eval()
 
     @property
     def gate(self) -> float:
@@ -153,6 +159,12 @@ class SpineCascade(SpineSegmenter):
         chosen = threshold_for_sensitivity(probability, present, sensitivity)
         self.arguments |= {"gate": chosen, "sensitivity": sensitivity}
         self.hparams.update({"gate": chosen, "sensitivity": sensitivity})
+        self.classifier.threshold = chosen
+
+    def set_operating_point(self, values: Mapping[str, Any]) -> None:
+        """Take over the segmenter's threshold."""
+        super().set_operating_point(values)
+        self.segmenter.set_operating_point(values)
 
     def presence(self, frame: np.ndarray) -> float:
         """Probability that the tissue is in a frame, uint8 (H, W, 3). Call it in eval mode."""
@@ -175,6 +187,11 @@ class SpineCascade(SpineSegmenter):
         if not self.labels.binary:
             logits[:, 0] = _OFF
         return logits
+
+    @property
+    def parts(self) -> Mapping[str, SpineModel]:
+        """The classifier and the segmenter."""
+        return {"classifier": self.classifier, "segmenter": self.segmenter}
 
     @property
     def clip_length(self) -> int | None:

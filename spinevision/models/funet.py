@@ -24,19 +24,18 @@ Written from the description alone; the authors' code (zzzzzzpc/FUnet) has no li
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spinevision.encoders.res2net import RES2NET, STRIDE
-from spinevision.encoders.weights import WeightFamily
+from spinevision.encoders.res2net import RES2NET_WEIGHTS, STRIDE
 from spinevision.labels import LabelSpace
 from spinevision.layers.channel_attention import ChannelSelfAttention
-from spinevision.layers.conv import ConvNormAct
+from spinevision.layers.conv import DoubleConv
 from spinevision.layers.frame_attention import InterFrameAttention
 from spinevision.layers.resampling import crop_back
 from spinevision.models.pnsnet import COARSE_GRID, PUBLISHED_SIZE, TwoLevelNetwork, to_frames
@@ -46,10 +45,6 @@ from spinevision.preprocess import Preprocess
 
 SINGLE_PIXEL = 31 * STRIDE
 """A frame of up to this many pixels a side ends as a single pixel at the bottom of the U-Net: four poolings drop odd rows."""
-
-
-def _double_conv(in_channels: int, out_channels: int) -> nn.Sequential:
-    return nn.Sequential(ConvNormAct(in_channels, out_channels, bias=False), ConvNormAct(out_channels, out_channels, bias=False))
 
 
 def pool(x: Tensor) -> Tensor:
@@ -68,7 +63,7 @@ class GatedUpLevel(nn.Module):
     def __init__(self, channels: int, grid: tuple[int, int]) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(2 * channels, channels, kernel_size=2, stride=2)
-        self.block = _double_conv(2 * channels, channels)
+        self.block = DoubleConv(2 * channels, channels, bias=False)
         self.gate = ChannelSelfAttention(channels, grid)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
@@ -93,7 +88,7 @@ class GatedUNet(nn.Module):
         super().__init__()
         widths = level_widths(width)
         grids = [(grid[0] >> level, grid[1] >> level) for level in range(4)]
-        self.encoder = nn.ModuleList(_double_conv(before, after) for before, after in pairwise((channels, *widths)))
+        self.encoder = nn.ModuleList(DoubleConv(before, after, bias=False) for before, after in pairwise((channels, *widths)))
         self.decoder = nn.ModuleList(GatedUpLevel(widths[level], grids[level]) for level in (3, 2, 1, 0))
         self.out = nn.Conv2d(width, channels, kernel_size=1)
 
@@ -161,11 +156,10 @@ class FUNet(SpineSegmenter):
         ValueError: frames or width that cannot be.
     """
 
-    SMALL: ClassVar[Mapping[str, Any]] = {"width": 8, "frames": 3}
-    ENCODER: ClassVar[tuple[str, ...]] = ("encoder",)
-    WEIGHTS: ClassVar[tuple[WeightFamily, ...]] = (RES2NET,)
-    INTER_FRAME: ClassVar[tuple[str, ...]] = ("inter_frame",)
-    """The parts of the network that only clips use."""
+    SMALL: ClassVar = {"width": 8, "frames": 3}
+    ENCODER: ClassVar = ("encoder",)
+    WEIGHTS: ClassVar = RES2NET_WEIGHTS
+    INTER_FRAME: ClassVar = ("inter_frame",)
 
     def __init__(
         self,

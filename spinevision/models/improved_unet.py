@@ -18,7 +18,7 @@ published no code; that of ODConv (OSVAI/ODConv) is under the MIT licence and wa
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -26,11 +26,11 @@ from torch.nn import functional as F
 
 from spinevision.labels import LabelSpace
 from spinevision.layers.channel_and_spatial_attention import CBAM, CoordinateAttention, SqueezeExcitation
-from spinevision.layers.conv import ConvNormAct, DoubleConv, check_batch_statistics
-from spinevision.layers.odconv import ODConv2d, check_several_frames
-from spinevision.layers.resampling import crop_back, pad_to_stride, resize
+from spinevision.layers.conv import ConvNormAct, DoubleConv, check_several_frames
+from spinevision.layers.odconv import SINGLE_VALUE, ODConv2d
+from spinevision.layers.resampling import resize
 from spinevision.models.segmenter import SpineSegmenter
-from spinevision.models.unet import STRIDE, UNetNetwork, level_widths
+from spinevision.models.unet import UNetNetwork, level_widths
 from spinevision.preprocess import Preprocess
 
 Attention = Literal["none", "se", "cbam", "coordinate"]
@@ -158,31 +158,18 @@ class ImprovedUNetNetwork(UNetNetwork):
         self.dynamic = block == "odconv"
 
     def forward(self, x: Tensor) -> Tensor:
-        """Segment a batch of frames.
-
-        Args:
-            x: float ``(B, in_channels, H, W)``, any H and W; sides that 16 does not divide are padded here and cropped at
-                the end.
-
-        Returns:
-            float32 logits ``(B, out_channels, H, W)``.
+        """Segment a batch of frames, as :class:`UNetNetwork` does.
 
         Raises:
             ValueError: in training, one frame (with plain convolutions, one frame of at most 16x16 pixels).
         """
-        if self.training:
-            if self.dynamic:
-                check_several_frames(x)
-            check_batch_statistics(x, STRIDE)
-        x, size = pad_to_stride(x, STRIDE)
-        features: list[Tensor] = []
-        for block in self.encoder:
-            x = block(self.pool(x) if features else x)
-            features.append(x)
-        skips = features[-2::-1] if self.skips is None else [gather(features) for gather in self.skips]
-        for level, skip in zip(self.decoder, skips, strict=True):
-            x = level(x, skip)
-        return crop_back(self.head(x), size).float()
+        if self.training and self.dynamic:
+            check_several_frames(x, SINGLE_VALUE)
+        return super().forward(x)
+
+    def gather(self, features: list[Tensor], bottleneck: Tensor) -> list[Tensor]:
+        """The skips, full resolution first: the features themselves, or of all levels."""
+        return features if self.skips is None else [skip((*features, bottleneck)) for skip in reversed(self.skips)]
 
 
 class ImprovedUNet(SpineSegmenter):
@@ -220,18 +207,7 @@ class ImprovedUNet(SpineSegmenter):
         preprocess: Preprocess | None = None,
     ) -> None:
         labels = LabelSpace.of(labels)
-        network = ImprovedUNetNetwork(
-            out_channels=labels.channels,
-            width=width,
-            attention=attention,
-            attention_at=attention_at,
-            attention_reduction=attention_reduction,
-            skips=skips,
-            block=block,
-            kernels=kernels,
-            temperature=temperature,
-        )
-        arguments = {
+        arguments: dict[str, Any] = {
             "width": width,
             "attention": attention,
             "attention_at": attention_at,
@@ -241,4 +217,4 @@ class ImprovedUNet(SpineSegmenter):
             "kernels": kernels,
             "temperature": temperature,
         }
-        super().__init__(labels, network, preprocess, arguments)
+        super().__init__(labels, ImprovedUNetNetwork(out_channels=labels.channels, **arguments), preprocess, arguments)

@@ -20,13 +20,7 @@ from typing import ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 
-from spinevision.encoders.mobilenet_v3 import (
-    EPSILON,
-    TIMM_MOBILENET_V3_LARGE,
-    TIMM_MOBILENET_V3_SMALL,
-    TORCHVISION_MOBILENET_V3,
-)
-from spinevision.encoders.weights import WeightFamily
+from spinevision.encoders.mobilenet_v3 import EPSILON, MOBILENET_V3_WEIGHTS
 from spinevision.labels import LabelSpace
 from spinevision.layers.conv import check_batch_statistics
 from spinevision.models.classifier import SpineClassifier
@@ -234,7 +228,7 @@ class MobileNetV3Classifier(SpineClassifier):
     SMALL: ClassVar = {"variant": "small", "width": 0.25}
     HEAD: ClassVar = ("classifier.3",)
     ENCODER: ClassVar = ("features", "classifier.0")
-    WEIGHTS: ClassVar[tuple[WeightFamily, ...]] = (TORCHVISION_MOBILENET_V3, TIMM_MOBILENET_V3_LARGE, TIMM_MOBILENET_V3_SMALL)
+    WEIGHTS: ClassVar = MOBILENET_V3_WEIGHTS
 
     def __init__(
         self,

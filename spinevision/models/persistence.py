@@ -7,7 +7,7 @@ import pickle
 import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -37,6 +37,7 @@ M = TypeVar("M", bound="SpineModel")
 COMMON = frozenset({"labels", "preprocess"})
 """Constructor arguments of every architecture, which ``config.json`` holds beside its other ``arguments``."""
 _ENCODER = "encoder_weights"
+_STILLS = "single_frames_alone"
 _BROKEN_PICKLE = (pickle.UnpicklingError, zipfile.BadZipFile)
 
 
@@ -159,13 +160,34 @@ def model_config(model: SpineModel, license_name: str | None, provenance: Mappin
         threshold=model.operating_point().get("threshold"),
         dtype=str(next(model.network.parameters()).dtype).removeprefix("torch."),
         license=license_name,
-        provenance=({**(provenance or {}), **_encoder_record(model)}) or None,
+        provenance={**(provenance or {}), **_history(model)} or None,
     )
 
 
-def _encoder_record(model: SpineModel) -> dict[str, Any]:
-    """What provenance says of the published weights that the encoder started with."""
-    return {} if model.encoder_source is None else {_ENCODER: asdict(model.encoder_source)}
+def _history(model: SpineModel) -> dict[str, Any]:
+    """What provenance says of the training: the published weights that encoders started with, and single frames alone."""
+    record: dict[str, Any] = {}
+    if model.encoder_source is not None:
+        record[_ENCODER] = asdict(model.encoder_source)
+    elif sources := {name: asdict(part.encoder_source) for name, part in model.parts.items() if part.encoder_source is not None}:
+        record[_ENCODER] = sources
+    return record | ({_STILLS: True} if model.settings.stills else {})
+
+
+def _take_history(model: SpineModel, provenance: Mapping[str, Any], where: str) -> None:
+    """Read what :func:`_history` wrote."""
+    record = provenance.get(_ENCODER)
+    if model.parts and isinstance(record, dict):
+        for name, part in model.parts.items():
+            part.encoder_source = _encoder_source(record.get(name), where)
+    else:
+        model.encoder_source = _encoder_source(record, where)
+    if provenance.get(_STILLS) is True and model.clip_length is not None:
+        model.settings = replace(model.settings, stills=True)
+        logger.warning(
+            "%s has learnt from single frames alone, so it takes each frame for itself; train it on clips to use it on clips",
+            where,
+        )
 
 
 def _encoder_source(record: Any, where: str) -> EncoderSource | None:
@@ -217,7 +239,7 @@ def load_pretrained(
     if verify and not fresh:
         compare_golden(model, read_golden(folder), str(source))
     model.hub_info = info
-    model.encoder_source = _encoder_source((config.provenance or {}).get(_ENCODER), f"{folder / CONFIG}")
+    _take_history(model, config.provenance or {}, str(source))
     if target is not None or dtype is not None:
         model.to(device=target, dtype=dtype)
     origin = f"{source} at {info.commit}" if info else source

@@ -10,6 +10,11 @@ pretraining.
 9,793,731 parameters at width 64, as many as the published network uses: its fourth stage, its classifier and a "squeeze"
 module, 17,080,168 parameters that it never runs, are not built. Otherwise every tensor has its counterpart of the same shape.
 
+With raw scores a block answers with products of three features, so that the two together may leave the range of float16 within the
+first steps from a random start, at a loss that falls all the same, because batch normalisation follows. Blocks and decoder
+therefore compute in float32 under autocast. With weights in float16 they cannot; take bfloat16. The published recipe starts
+more gently: ImageNet weights, a pretraining on stills, a learning rate of 1e-4 and gradients cut at 0.5.
+
 Deviations: logits, where the reference ends in a sigmoid; any frame size, padded to a multiple of 16, where the reference takes
 256x448 only (at that size the computation is the same); the paper is binary, more classes get one logit each. The reference
 normalises the three leftmost *columns* of an image where it means its channels; our preprocessing normalises channels.
@@ -19,14 +24,13 @@ Written from the description, with GewelsJI/PNS-Net (Apache-2.0) for reference.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
-from spinevision.encoders.res2net import MAX_WIDTH, RES2NET, STRIDE, Res2Net
-from spinevision.encoders.weights import WeightFamily
+from spinevision.encoders.res2net import MAX_WIDTH, RES2NET_WEIGHTS, STRIDE, Res2Net
 from spinevision.labels import LabelSpace
 from spinevision.layers.conv import check_batch_statistics
 from spinevision.layers.frame_attention import check_frames
@@ -112,8 +116,10 @@ class TwoLevelNetwork(nn.Module):
         return self.low_rfb(low), self.high_rfb(high)
 
     def fuse(self, low: Tensor, high: Tensor) -> Tensor:
-        """The two maps to float32 logits ``(B, C, h, w)`` at 1/8."""
-        logits: Tensor = self.head(self.decoder(low, resize(high, low.shape[-2:])))
+        """The two maps to float32 logits ``(B, C, h, w)`` at 1/8, in the precision of the weights, also under autocast."""
+        dtype = self.decoder.low.weight.dtype
+        with torch.autocast(low.device.type, enabled=False):
+            logits: Tensor = self.head(self.decoder(low.to(dtype), resize(high.to(dtype), low.shape[-2:])))
         return logits.float()
 
     @staticmethod
@@ -172,7 +178,7 @@ class PNSNetNetwork(TwoLevelNetwork):
             maps = high.unflatten(0, x.shape[:2])
             once = first(maps) + maps
             twice = second(once) + once
-            high = (maps + twice).flatten(0, 1).to(low.dtype)
+            high = (maps + twice).flatten(0, 1)
         return self.enlarge(self.fuse(low, high), x)
 
 
@@ -191,13 +197,10 @@ class PNSNet(SpineSegmenter):
         ValueError: frames, width or aggregation that cannot be.
     """
 
-    # Not the default aggregation: sums over raw scores are products of three features, and with the made-up normalisation
-    # statistics of the contract tests they leave the range of float16.
-    SMALL: ClassVar[Mapping[str, Any]] = {"width": 8, "frames": 3, "aggregation": "softmax"}
-    ENCODER: ClassVar[tuple[str, ...]] = ("encoder",)
-    WEIGHTS: ClassVar[tuple[WeightFamily, ...]] = (RES2NET,)
-    INTER_FRAME: ClassVar[tuple[str, ...]] = ("inter_frame",)
-    """The parts of the network that only clips use."""
+    SMALL: ClassVar = {"width": 8, "frames": 3}
+    ENCODER: ClassVar = ("encoder",)
+    WEIGHTS: ClassVar = RES2NET_WEIGHTS
+    INTER_FRAME: ClassVar = ("inter_frame",)
 
     def __init__(
         self,

@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from spinevision.encoders.stdc import STDC, STDC1, STDC2, STDC_WEIGHTS
 from spinevision.labels import LabelSpace
-from spinevision.layers.conv import ConvNormAct
+from spinevision.layers.conv import ConvNormAct, check_several_frames
 from spinevision.layers.resampling import crop_back, pad_to_stride, resize
 from spinevision.layers.supervision import Supervision
 from spinevision.models.segmenter import SpineSegmenter
@@ -167,13 +167,9 @@ class PPLiteSegNetwork(nn.Module):
         return Supervision(logits, (1.0,) * len(logits))
 
     def _prepare(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        x, size = pad_to_stride(x, STRIDE)
-        if self.training and x.shape[0] == 1:
-            raise ValueError(
-                f"cannot train on one frame of {size[0]}x{size[1]} pixels: pyramid pooling averages it to a single pixel, which "
-                "batch normalisation cannot normalise; use at least 2 frames a batch"
-            )
-        return x, size
+        if self.training:
+            check_several_frames(x, "pyramid pooling averages it to a single pixel")
+        return pad_to_stride(x, STRIDE)
 
     def _features(self, x: Tensor) -> list[Tensor]:
         """The fusions at strides 8, 16 and 32."""

@@ -20,8 +20,7 @@ from typing import ClassVar, Literal
 
 from torch import Tensor, nn
 
-from spinevision.encoders.resnet import TORCHVISION_RESNET
-from spinevision.encoders.weights import WeightFamily
+from spinevision.encoders.resnet import RESNET_WEIGHTS
 from spinevision.labels import LabelSpace
 from spinevision.layers.conv import check_batch_statistics
 from spinevision.models.classifier import SpineClassifier
@@ -187,7 +186,7 @@ class ResNetClassifier(SpineClassifier):
     SMALL: ClassVar = {"width": 8}
     HEAD: ClassVar = ("fc",)
     ENCODER: ClassVar = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-    WEIGHTS: ClassVar[tuple[WeightFamily, ...]] = (TORCHVISION_RESNET,)
+    WEIGHTS: ClassVar = RESNET_WEIGHTS
 
     def __init__(
         self,

@@ -15,12 +15,12 @@ Parameters with one class: B0 3,714,401, B1 13,677,505, B2 27,347,393, B3 47,223
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
 
-from spinevision.encoders.mit import MIT
+from spinevision.encoders.mit import MIT_WEIGHTS
 from spinevision.labels import LabelSpace
 from spinevision.layers.conv import check_batch_statistics
 from spinevision.layers.resampling import crop_back, pad_to_stride, resize
@@ -153,7 +153,7 @@ class SegFormer(SpineSegmenter):
     SMALL: ClassVar = {"width": 8, "decoder_width": 32}
     HEAD: ClassVar = ("head.classifier",)
     ENCODER: ClassVar = ("encoder",)
-    WEIGHTS: ClassVar = (MIT,)
+    WEIGHTS: ClassVar = MIT_WEIGHTS
 
     def __init__(
         self,
@@ -167,14 +167,11 @@ class SegFormer(SpineSegmenter):
         preprocess: Preprocess | None = None,
     ) -> None:
         labels = LabelSpace.of(labels)
-        network = SegFormerNetwork(
-            labels.channels, variant, width=width, decoder_width=decoder_width, drop_path=drop_path, dropout=dropout
-        )
-        arguments = {
+        arguments: dict[str, Any] = {
             "variant": variant,
             "width": width,
             "decoder_width": decoder_width,
             "drop_path": drop_path,
             "dropout": dropout,
         }
-        super().__init__(labels, network, preprocess, arguments)
+        super().__init__(labels, SegFormerNetwork(labels.channels, **arguments), preprocess, arguments)

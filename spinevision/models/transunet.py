@@ -21,15 +21,15 @@ that is not the grid of ``image_size``, the position table is interpolated as th
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spinevision.encoders.vit import resize_positions, vit_family
+from spinevision.encoders.vit import VIT_WEIGHTS, Transformer
 from spinevision.labels import LabelSpace
-from spinevision.layers.conv import ConvNormAct, check_batch_statistics
+from spinevision.layers.conv import ConvNormAct, DoubleConv, check_batch_statistics
 from spinevision.layers.resampling import crop_back, pad_to_stride
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.preprocess import Preprocess
@@ -130,72 +130,6 @@ class HybridResNet(nn.Module):
         return self.stages[2](eighth), [eighth, F.pad(quarter, (0, 1, 0, 1)), half]
 
 
-class TransformerLayer(nn.Module):
-    """Pre-norm self-attention and MLP: ``(B, N, channels)`` to the same shape.
-
-    Args:
-        channels: features of a token.
-        heads: attention heads.
-        dropout: in the MLP, after the activation and at the end.
-    """
-
-    def __init__(self, channels: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.heads = heads
-        self.attention_norm = nn.LayerNorm(channels, eps=1e-6)
-        self.query = nn.Linear(channels, channels)
-        self.key = nn.Linear(channels, channels)
-        self.value = nn.Linear(channels, channels)
-        self.out = nn.Linear(channels, channels)
-        self.mlp_norm = nn.LayerNorm(channels, eps=1e-6)
-        self.fc1 = nn.Linear(channels, 4 * channels)
-        self.fc2 = nn.Linear(4 * channels, channels)
-        self.act = nn.GELU()
-        self.dropout = nn.Dropout(dropout)
-        for linear in (self.fc1, self.fc2):
-            nn.init.xavier_uniform_(linear.weight)
-            nn.init.normal_(linear.bias, std=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Add the attention, then the MLP."""
-        y = self.attention_norm(x)
-        query, key, value = (
-            projection(y).unflatten(2, (self.heads, -1)).transpose(1, 2) for projection in (self.query, self.key, self.value)
-        )
-        x = x + self.out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
-        y = self.dropout(self.act(self.fc1(self.mlp_norm(x))))
-        out: Tensor = x + self.dropout(self.fc2(y))
-        return out
-
-
-class Transformer(nn.Module):
-    """Learned positions, layers, normalisation: ``(B, channels, h, w)`` to the same shape, each pixel being a token.
-
-    Args:
-        channels: features of a token.
-        tokens: rows of the position table, a square number.
-        layers: how many.
-        heads: attention heads.
-        dropout: of the embedded tokens and in the MLPs.
-    """
-
-    def __init__(self, channels: int, tokens: int, layers: int, heads: int, dropout: float) -> None:
-        super().__init__()
-        self.positions = nn.Parameter(torch.zeros(1, tokens, channels))
-        self.dropout = nn.Dropout(dropout)
-        self.layers = nn.ModuleList(TransformerLayer(channels, heads, dropout) for _ in range(layers))
-        self.norm = nn.LayerNorm(channels, eps=1e-6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Flatten, add the positions, run the layers, and go back to a map."""
-        grid = (x.shape[2], x.shape[3])
-        x = self.dropout(x.flatten(2).transpose(1, 2) + resize_positions(self.positions, grid))
-        for layer in self.layers:
-            x = layer(x)
-        out: Tensor = self.norm(x).transpose(1, 2).unflatten(2, grid)
-        return out
-
-
 class DecoderBlock(nn.Module):
     """Upsample times 2, concatenate the skip if there is one, two 3x3 convolutions with batch normalisation and ReLU.
 
@@ -208,9 +142,7 @@ class DecoderBlock(nn.Module):
     def __init__(self, in_channels: int, skip_channels: int, out_channels: int) -> None:
         super().__init__()
         self.up = nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True)
-        self.block = nn.Sequential(
-            ConvNormAct(in_channels + skip_channels, out_channels, bias=False), ConvNormAct(out_channels, out_channels, bias=False)
-        )
+        self.block = DoubleConv(in_channels + skip_channels, out_channels, bias=False)
 
     def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
         """``(B, in_channels, H, W)`` and ``(B, skip_channels, 2H, 2W)`` to ``(B, out_channels, 2H, 2W)``."""
@@ -310,7 +242,7 @@ class TransUNet(SpineSegmenter):
         layers: of the transformer, 1 to 48.
         heads: attention heads, 1 to 64.
         dropout: of the embedded tokens and in the MLPs; 0.1 as published.
-        preprocess: how frames are prepared; None takes 256x256.
+        preprocess: how frames are prepared; None takes ``image_size``.
 
     Raises:
         ValueError: a number out of range.
@@ -318,7 +250,7 @@ class TransUNet(SpineSegmenter):
 
     SMALL: ClassVar = {"image_size": 64, "width": 12, "hidden_size": 32, "layers": 2, "heads": 4}
     ENCODER: ClassVar = ("transformer",)
-    WEIGHTS: ClassVar = (vit_family(tokens=196),)
+    WEIGHTS: ClassVar = VIT_WEIGHTS
 
     def __init__(
         self,
@@ -333,16 +265,7 @@ class TransUNet(SpineSegmenter):
         preprocess: Preprocess | None = None,
     ) -> None:
         labels = LabelSpace.of(labels)
-        network = TransUNetNetwork(
-            labels.channels,
-            image_size=image_size,
-            width=width,
-            hidden_size=hidden_size,
-            layers=layers,
-            heads=heads,
-            dropout=dropout,
-        )
-        arguments = {
+        arguments: dict[str, Any] = {
             "image_size": image_size,
             "width": width,
             "hidden_size": hidden_size,
@@ -350,6 +273,5 @@ class TransUNet(SpineSegmenter):
             "heads": heads,
             "dropout": dropout,
         }
-        super().__init__(labels, network, preprocess, arguments)
-        # The published position table is interpolated to as many rows as this one has.
-        self.WEIGHTS = (vit_family(network.transformer.positions.shape[1]),)  # type: ignore[misc]
+        network = TransUNetNetwork(labels.channels, **arguments)
+        super().__init__(labels, network, preprocess or Preprocess((image_size, image_size)), arguments)

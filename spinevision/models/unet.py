@@ -134,9 +134,14 @@ class UNetNetwork(nn.Module):
             x = block(self.pool(x) if features else x)
             features.append(x)
         x = features.pop()
+        features = self.gather(features, x)
         for level in self.decoder:
             x = level(x, features.pop())
         return crop_back(self.head(x), size).float()
+
+    def gather(self, features: list[Tensor], bottleneck: Tensor) -> list[Tensor]:
+        """The skips, full resolution first, from the features of the four upper levels and of the deepest: the four as they are."""
+        return features
 
 
 class UNet(SpineSegmenter):

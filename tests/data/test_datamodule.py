@@ -268,6 +268,17 @@ def test_a_process_without_a_frame_to_evaluate_is_refused(make_dataset: MakeData
         data.setup("fit")
 
 
+def test_the_first_of_several_processes_tells_the_others_what_it_read(
+    make_dataset: MakeDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, sent = connected(SpineDataModule(make_dataset(P1=2, P2=2, split=SPLIT), num_workers=0)), []
+    monkeypatch.setattr(Trainer, "world_size", property(lambda trainer: 2))
+    monkeypatch.setattr(type(data.trainer.strategy), "broadcast", lambda self, told, src=0: (sent.append(told), told)[1])
+    assert data.report.manifest is data.manifest  # every process has it, so it is not sent
+    assert sent[0].manifest.rows == sent[0].frames == ()
+    assert set(data.report.values) == {row.name for row in data.manifest.rows}
+
+
 SCRIPT = """
 import json, sys
 from pathlib import Path

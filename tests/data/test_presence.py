@@ -12,10 +12,12 @@ import datasets
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
 from tiny_models import TinyClassifier, trainer
 
-from spinevision import SpineDataModule, UNet
+from spinevision import ResNetClassifier, SpineDataModule, SpineModel, UNet
 from spinevision.augment import AugmentSettings
 from spinevision.data.check import check_dataset, inspect
 from spinevision.data.manifest import DatasetError, Manifest, Row, read_manifest
@@ -300,6 +302,31 @@ def test_masks_of_phantoms_teach_presence(phantom_folder: Path) -> None:
     assert sum(target == [0] for target in told.values()) == 8  # a quarter of the frames is empty
     for row in data.rows("test"):
         assert model.told("test")[Path(row.name).stem] == [int(read_frame(row.mask).any())]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("model", "sentence"),
+    [
+        (
+            lambda small: ResNetClassifier(["presence"], preprocess=small, **ResNetClassifier.SMALL),
+            "frames with and frames without",
+        ),
+        (lambda small: UNet(["nerve"], preprocess=small, width=4), "a frame that shows nerve"),
+    ],
+)
+def test_validation_that_cannot_tell_the_best_weights_is_refused(
+    make: Callable[..., Path], model: Callable[[Preprocess], SpineModel], sentence: str, tmp_path: Path
+) -> None:
+    """A score that is not defined would keep the first epoch as the best."""
+    parts = [("a", "P1", (0, 1), "train"), ("b", "P1", (0,), "train"), ("c", "P2", (0,), "validation"), ("d", "P3", (0, 1), "test")]
+    folder = make([(name, patient, values, {"split": part}) for name, patient, values, part in parts])
+    keep = {"enable_progress_bar": False, "logger": False, "accelerator": "cpu", "default_root_dir": tmp_path, "max_epochs": 1}
+    with pytest.raises(DatasetError, match=rf"the validation part of .* needs {sentence}.*, as the best weights are chosen on it"):
+        Trainer(**keep).fit(model(Preprocess((32, 32))), SpineDataModule(folder, num_workers=0))
+    # Where the loss tells the best weights, or none are kept, there is nothing to refuse.
+    by_loss = ModelCheckpoint(tmp_path, monitor="val/loss")
+    Trainer(**keep, callbacks=[by_loss]).fit(model(Preprocess((32, 32))), SpineDataModule(folder, num_workers=0))
+    assert by_loss.best_model_path
 
 
 def test_a_part_of_which_nothing_is_known_stops_before_the_first_step(make: Callable[..., Path]) -> None:

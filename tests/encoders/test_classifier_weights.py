@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 
 import pytest
 import torch
-from mobilenet_tables import pooled_features, read_table, settled, smooth_frames, torchvision_names
+from mobilenet_tables import pooled_features, read_table, settled, torchvision_names
+from network_checks import smooth_frames
 from torch import Tensor
 
 from spinevision.encoders.mobilenet_v3 import rescale
@@ -144,7 +145,7 @@ def test_timm_weights_give_the_features_that_timms_definition_gives(variant: str
         rest = tuple(published[f"{second}.{kind}"] for kind in kinds)
         return (published[f"{first}.weight"], *([published[f"{first}.bias"]] if part == "squeeze" else []), *rest)
 
-    x, seen = smooth_frames(2, 45, 70), []
+    x, seen = smooth_frames(2, 3, 45, 70), []
     model.network.classifier[3].register_forward_pre_hook(lambda _, args: seen.append(args[0]))
     with torch.no_grad():
         model(x)

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from transformers import SegformerConfig, SegformerForImageClassification, SegformerModel
 
-from spinevision.encoders.mit import MIT
+from spinevision.encoders.mit import MIT_WEIGHTS
 from spinevision.encoders.weights import WeightError, convert
 from spinevision.models.segformer import SegFormer
 
@@ -51,7 +51,7 @@ def layout() -> set[str]:
 
 def test_every_published_tensor_is_used_and_the_classifier_left(published: dict[str, Tensor]) -> None:
     assert set(published) == layout() | {"classifier.weight", "classifier.bias"}
-    conversion = convert(published, wanted(SegFormer(["nerve"], **SegFormer.SMALL)), [MIT])
+    conversion = convert(published, wanted(SegFormer(["nerve"], **SegFormer.SMALL)), MIT_WEIGHTS)
     assert set(conversion.used) == layout()
     assert conversion.unused == ("classifier.bias", "classifier.weight")
 
@@ -75,7 +75,7 @@ def test_a_file_without_the_prefix_or_with_a_decoder_fills_it_too(published: dic
     segmenter = {name: tensor for name, tensor in published.items() if not name.startswith("classifier.")}
     segmenter["decode_head.linear_c.0.proj.weight"] = torch.zeros(32, 8)
     shapes = wanted(SegFormer(["nerve"], **SegFormer.SMALL))
-    first, *others = (convert(source, shapes, [MIT]).tensors for source in (published, bare, segmenter))
+    first, *others = (convert(source, shapes, MIT_WEIGHTS).tensors for source in (published, bare, segmenter))
     for other in others:
         assert all(torch.equal(tensor, other[name]) for name, tensor in first.items())
 
@@ -93,4 +93,4 @@ def test_a_renamed_tensor_is_reported_by_both_names_and_nothing_is_loaded(publis
 
 def test_another_width_is_refused(published: dict[str, Tensor]) -> None:
     with pytest.raises(WeightError, match="of another shape"):
-        convert(published, wanted(SegFormer(["nerve"], width=16)), [MIT])
+        convert(published, wanted(SegFormer(["nerve"], width=16)), MIT_WEIGHTS)

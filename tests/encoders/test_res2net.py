@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from torch import Tensor, nn
+from network_checks import settle
+from torch import Tensor
 from torch.nn import functional as F
 
-from spinevision.encoders.res2net import RES2NET, Res2Net, Res2NetBlock
+from spinevision.encoders.res2net import RES2NET_WEIGHTS, Res2Net, Res2NetBlock
 from spinevision.encoders.weights import WeightError, convert
 
 
@@ -54,16 +55,6 @@ def wanted(encoder: Res2Net) -> dict[str, tuple[int, ...]]:
     return {f"encoder.{name}": tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
 
 
-def randomise_norms(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
-
-
 def test_names_shapes_and_count_are_the_published_ones() -> None:
     layout = dict(published_layout())
     assert len(layout) == 524
@@ -77,7 +68,7 @@ def test_names_shapes_and_count_are_the_published_ones() -> None:
 
 def test_published_weights_fill_it_and_everything_is_accounted_for() -> None:
     weights, encoder = published(8), Res2Net(8)
-    conversion = convert(weights, wanted(encoder), [RES2NET])
+    conversion = convert(weights, wanted(encoder), RES2NET_WEIGHTS)
     assert all(torch.equal(tensor, weights[name.removeprefix("encoder.")]) for name, tensor in conversion.tensors.items())
     assert all(name.startswith(("layer4.", "fc.")) for name in conversion.unused if not name.endswith("num_batches_tracked"))
     assert len(conversion.used) + len(conversion.unused) == 524
@@ -101,12 +92,12 @@ def test_a_renamed_tensor_is_reported_by_name(old: str, new: str, sentence: str)
     weights = published(8)
     weights[new] = weights.pop(old)
     with pytest.raises(WeightError, match=sentence):
-        convert(weights, wanted(Res2Net(8)), [RES2NET])
+        convert(weights, wanted(Res2Net(8)), RES2NET_WEIGHTS)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
 def test_the_first_block_of_a_stage_against_plain_operations(stride: int) -> None:
-    block = randomise_norms(Res2NetBlock(5, 8, stride, first=True))
+    block = settle(Res2NetBlock(5, 8, stride, first=True))
     x = torch.randn(2, 5, 7, 8)
     wide = F.relu(block.bn1(torch.einsum("oi,bihw->bohw", block.conv1.weight[:, :, 0, 0], x)))
     y = []
@@ -131,7 +122,7 @@ def test_the_first_block_of_a_stage_against_plain_operations(stride: int) -> Non
 
 
 def test_a_later_block_feeds_each_split_with_the_one_before() -> None:
-    block = randomise_norms(Res2NetBlock(32, 8))
+    block = settle(Res2NetBlock(32, 8))
     x = torch.randn(2, 32, 5, 6)
     wide = F.relu(block.bn1(F.conv2d(x, block.conv1.weight)))
     y, before = [], torch.zeros(2, 3, 5, 6)
@@ -143,7 +134,7 @@ def test_a_later_block_feeds_each_split_with_the_one_before() -> None:
 
 
 def test_two_maps_at_an_eighth_and_a_sixteenth() -> None:
-    encoder = randomise_norms(Res2Net(8))
+    encoder = settle(Res2Net(8))
     x = torch.randn(1, 3, 33, 64)
     low, high = encoder(x)
     assert encoder.channels == (64, 128)

@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import Tensor, nn
 from transformers import ViTConfig, ViTForImageClassification, ViTModel
 
-from spinevision.encoders.vit import vit_family
+from spinevision.encoders.vit import VIT_WEIGHTS
 from spinevision.encoders.weights import WeightError, convert
 from spinevision.models.transunet import TransUNet
 
@@ -112,7 +112,7 @@ def test_a_classifier_with_its_prefix_fills_it_too(tmp_path: Path) -> None:
 
 def test_the_published_table_of_197_rows_fits_the_default_size() -> None:
     table = torch.arange(197.0).reshape(1, 197, 1).expand(1, 197, 4)
-    origin = vit_family(tokens=196).origin("transformer.positions")
+    origin = VIT_WEIGHTS[0].origin("transformer.positions", (1, 196, 4))
     assert origin.names == ("embeddings.position_embeddings",)
     assert origin.combine is not None
     assert torch.equal(origin.combine(table)[0, :, 0], torch.arange(1.0, 197.0))

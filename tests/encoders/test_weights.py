@@ -13,7 +13,7 @@ from spinevision.encoders.weights import Conversion, Origin, WeightError, Weight
 WANTED = {"stem.weight": (4, 3), "qkv.weight": (6, 2), "norm.bias": (4,), "norm.num_batches_tracked": ()}
 
 
-def fused(name: str) -> Origin:
+def fused(name: str, shape: tuple[int, ...]) -> Origin:
     """A layout that has the stem and the norm under other names and q, k, v apart."""
     if name == "qkv.weight":
         return Origin(("q", "k", "v"), lambda *parts: torch.cat(parts))
@@ -67,6 +67,12 @@ def test_one_of_ours_is_made_of_several_in_their_order() -> None:
     assert torch.equal(conversion.tensors["qkv.weight"], torch.cat([published["q"], published["k"], published["v"]]))
     assert torch.equal(conversion.tensors["norm.bias"], published["ln.bias"])
     assert set(conversion.used) == set(published)
+
+
+def test_an_origin_is_told_the_shape_that_is_wanted() -> None:
+    cut = WeightFamily("cut", lambda name, shape: Origin((name,), lambda tensor: tensor[: shape[0]]))
+    longer = plain() | {"norm.bias": torch.arange(6.0)}
+    assert convert(longer, WANTED, [cut]).tensors["norm.bias"].tolist() == [0, 1, 2, 3]
 
 
 @pytest.mark.parametrize("families", [(PLAIN, APART), (APART, PLAIN)])
@@ -127,7 +133,7 @@ def test_another_shape_is_reported_with_both_shapes() -> None:
 
 def test_parts_that_do_not_go_together_are_reported() -> None:
     assert "of another shape q and k and v for qkv.weight" in refusal(apart() | {"v": torch.randn(2, 3)}, APART)
-    flat = WeightFamily("flat", lambda name: Origin((name,), lambda tensor: tensor.flatten(1)))
+    flat = WeightFamily("flat", lambda name, _: Origin((name,), lambda tensor: tensor.flatten(1)))
     assert "of another shape norm.bias for norm.bias" in refusal(plain(), flat)
 
 

@@ -6,23 +6,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from network_checks import settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spinevision.layers.channel_and_spatial_attention import CBAM, CoordinateAttention, SqueezeExcitation
 
 every_kind = pytest.mark.parametrize("kind", [SqueezeExcitation, CBAM, CoordinateAttention])
-
-
-def settle(module: nn.Module) -> nn.Module:
-    """Eval mode, with normalisation statistics that no fault can hide behind."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias)
-            nn.init.normal_(part.running_mean)
-            nn.init.uniform_(part.running_var, 0.5, 1.5)
-    return module.eval()
 
 
 def mlp(layers: nn.Sequential, values: Tensor) -> Tensor:

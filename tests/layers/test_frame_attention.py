@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from network_checks import settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,16 +12,6 @@ from spinevision.layers.channel_attention import ChannelSelfAttention
 from spinevision.layers.conv import DoubleConv
 from spinevision.layers.frame_attention import InterFrameAttention
 from spinevision.models.unet import UNetNetwork
-
-
-def randomise_norms(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
 
 
 def weights_by_hand(attention: InterFrameAttention, clip: Tensor) -> Tensor:
@@ -51,13 +42,13 @@ def test_published_size() -> None:
 
 
 def test_against_the_pyramid_by_hand() -> None:
-    attention = randomise_norms(InterFrameAttention(4, 3))
+    attention = settle(InterFrameAttention(4, 3))
     clips = torch.randn(2, 3, 4, 5, 6)
     torch.testing.assert_close(attention(clips), torch.stack([weights_by_hand(attention, clip) for clip in clips]))
 
 
 def test_a_short_clip_repeats_its_last_frame_and_a_long_one_is_cut_into_windows() -> None:
-    attention = randomise_norms(InterFrameAttention(4, 5))
+    attention = settle(InterFrameAttention(4, 5))
     frames = torch.randn(13, 4, 3, 3)
 
     def window(*indices: int) -> Tensor:
@@ -76,7 +67,7 @@ def test_a_short_clip_repeats_its_last_frame_and_a_long_one_is_cut_into_windows(
 
 
 def test_weights_are_above_zero_also_in_half_precision() -> None:
-    attention = randomise_norms(InterFrameAttention(2, 2))
+    attention = settle(InterFrameAttention(2, 2))
     nn.init.constant_(attention.fuse.bias, -30.0)
     for dtype in (torch.float32, torch.float16, torch.bfloat16):
         weights = attention.to(dtype)(torch.randn(1, 2, 2, 4, 4, dtype=dtype))

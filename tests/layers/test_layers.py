@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from network_checks import settle
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,17 +16,6 @@ from spinevision.layers.resampling import crop_back, pad_to_stride, resize
 @pytest.fixture(autouse=True)
 def seed() -> None:
     torch.manual_seed(0)
-
-
-def randomise_norms(network: nn.Module) -> nn.Module:
-    """Give batch normalisation statistics and scales that a wrong wiring cannot hide behind."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
 
 
 def test_attention_gate_worked_by_hand() -> None:
@@ -45,7 +35,7 @@ def test_attention_gate_worked_by_hand() -> None:
 
 def test_grid_gate_against_the_formula_pixel_by_pixel() -> None:
     torch.manual_seed(1)
-    gate = randomise_norms(GridAttentionGate(3, 5, 4))
+    gate = settle(GridAttentionGate(3, 5, 4))
     skip, signal = torch.randn(2, 3, 6, 8), torch.randn(2, 5, 3, 4)
     attention = torch.zeros(2, 1, 3, 4)
     for row in range(3):
@@ -75,18 +65,18 @@ def test_the_shared_kernel_runs_once_more_than_the_recurrence(recurrence: int) -
 
 def test_recurrent_forms_against_their_recurrences() -> None:
     x = torch.randn(2, 3, 5, 6)
-    shared = randomise_norms(RecurrentConv(3, 2))
+    shared = settle(RecurrentConv(3, 2))
     f = shared.feed
     torch.testing.assert_close(shared(x), f(x + f(x + f(x))))
 
-    separate = randomise_norms(RecurrentConv(3, 2, "separate"))
+    separate = settle(RecurrentConv(3, 2, "separate"))
     y = torch.zeros_like(x)
     for _ in range(3):
         recurrent = F.conv2d(y, separate.recurrent.weight, padding=1)
         y = F.relu(separate.feed.norm(F.conv2d(x, separate.feed.conv.weight, separate.feed.conv.bias, padding=1) + recurrent))
     torch.testing.assert_close(separate(x), y)
 
-    block = randomise_norms(RecurrentResidualBlock(3, 4))
+    block = settle(RecurrentResidualBlock(3, 4))
     r = F.conv2d(x, block.project.weight, block.project.bias)
     torch.testing.assert_close(block(x), r + block.body[1](block.body[0](r)))
 

@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import pytest
 import torch
+from network_checks import settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spinevision.layers.odconv import ODConv2d
 
 
-def settle(module: nn.Module) -> nn.Module:
+def gated(conv: ODConv2d) -> ODConv2d:
     """Eval mode, with gates that differ from sample to sample, kernel to kernel and channel to channel."""
-    for part in module.modules():
-        if isinstance(part, nn.BatchNorm2d):
-            nn.init.uniform_(part.weight, 0.5, 1.5)
-            nn.init.normal_(part.bias)
-            nn.init.normal_(part.running_mean)
-            nn.init.uniform_(part.running_var, 0.5, 1.5)
-        elif isinstance(part, nn.Conv2d):
+    for part in conv.modules():
+        if isinstance(part, nn.Conv2d):
             nn.init.normal_(part.weight)
             if part.bias is not None:
                 nn.init.normal_(part.bias)
-    return module.eval()
+    return settle(conv)
 
 
 def linear(layer: nn.Conv2d, values: Tensor) -> Tensor:
@@ -67,7 +63,7 @@ def by_formula(layer: ODConv2d, x: Tensor, temperature: float) -> Tensor:
     ("kernel_size", "kernels", "temperature"), [(3, 4, 1.0), (3, 2, 7.5), (5, 1, 1.0), (1, 3, 1.0), (1, 1, 1.0)]
 )
 def test_against_the_formula_in_plain_loops(kernel_size: int, kernels: int, temperature: float) -> None:
-    layer = settle(ODConv2d(3, 4, kernel_size, kernels=kernels, temperature=temperature))
+    layer = gated(ODConv2d(3, 4, kernel_size, kernels=kernels, temperature=temperature))
     x = torch.randn(3, 3, 6, 5)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), by_formula(layer, x, temperature))
@@ -90,14 +86,14 @@ def test_parameter_count_by_formula(ins: int, outs: int, size: int, kernels: int
 
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
-    layer = settle(ODConv2d(5, 7))
+    layer = gated(ODConv2d(5, 7))
     x = torch.randn(4, 5, 8, 9)
     with torch.no_grad():
         torch.testing.assert_close(layer(x), torch.cat([layer(sample[None]) for sample in x]))
 
 
 def test_a_high_temperature_opens_all_gates_alike() -> None:
-    layer = settle(ODConv2d(3, 4, temperature=1e6))
+    layer = gated(ODConv2d(3, 4, temperature=1e6))
     x = torch.randn(2, 3, 6, 6)
     mean_kernel = layer.weight.mean(dim=0).view(4, 3, 3, 3)
     with torch.no_grad():

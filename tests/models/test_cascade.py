@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from spinevision import FUNet, Preprocess, ResNetClassifier, SpineCascade, SpineModel, SpineSegmenter, UNet
+from spinevision import FUNet, Preprocess, ResNetClassifier, SpineCascade, SpineModel, SpineSegmenter, TrainingSettings, UNet
 from spinevision.data.datamodule import SpineDataModule
 from spinevision.hub.config import ModelFolderError
+from spinevision.models.pretrained import EncoderSource
 
 
 def classifier(label: str = "presence", brightness: float = 8.0) -> ResNetClassifier:
@@ -152,6 +156,81 @@ def test_it_is_not_trained_as_a_whole(phantom_folder: Path, tmp_path: Path) -> N
     trainer = Trainer(max_epochs=1, logger=False, default_root_dir=tmp_path, accelerator="cpu", enable_checkpointing=False)
     with pytest.raises(ValueError, match="a cascade is not trained as a whole"):
         trainer.fit(cascade(), SpineDataModule(phantom_folder, num_workers=0))
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda model: pickle.loads(pickle.dumps(model))], ids=["deepcopy", "pickle"])
+def test_a_copy_is_a_cascade_of_its_own(copied: Callable[[SpineCascade], SpineCascade]) -> None:
+    model, frame = cascade(0.25), noise()
+    expected = model.predict(frame)
+    copy_ = copied(model)
+    assert copy_.classifier.network is copy_.network.classifier
+    assert copy_.segmenter.network is copy_.network.segmenter
+    assert copy_.gate == 0.25
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    found = copy_.predict(frame)
+    assert found.presence == expected.presence
+    np.testing.assert_array_equal(found.probability, expected.probability)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_in_half_precision_it_stays_near_and_loads_as_it_was_saved(dtype: torch.dtype, tmp_path: Path) -> None:
+    model, frame = cascade(0.0), noise()
+    whole = model.predict(frame)
+    half = model.to(dtype).predict(frame)
+    assert half.presence == pytest.approx(whole.presence, abs=0.05)
+    np.testing.assert_allclose(half.probability, whole.probability, atol=0.05)
+    model.save_pretrained(tmp_path / "model")
+    loaded = SpineCascade.from_pretrained(tmp_path / "model")
+    assert {parameter.dtype for parameter in loaded.parameters()} == {dtype}
+    again = loaded.predict(frame)
+    assert again.presence == half.presence
+    np.testing.assert_array_equal(again.probability, half.probability)
+
+
+def test_both_parts_go_to_a_device_together(tmp_path: Path) -> None:
+    """The "meta" device stands for a graphics card: what is left behind shows."""
+    cascade().save_pretrained(tmp_path / "model")
+    for model in (cascade(), SpineCascade.from_pretrained(tmp_path / "model")):
+        model.to("meta")
+        for part in (model, *model.parts.values()):
+            tensors = [*part.network.state_dict().values(), *part.preprocess.buffers(), *model.gate_preprocess.buffers()]
+            assert {tensor.device.type for tensor in tensors} == {"meta"}
+
+
+def test_the_parts_decide_as_the_cascade_does(tmp_path: Path) -> None:
+    segmenter = UNet(["nerve"], width=4, preprocess=Preprocess((48, 32)))
+    segmenter.set_operating_point({"threshold": 0.125})
+    model = cascade(segmenter=segmenter)
+    model.calibrate(torch.tensor([0.375]), torch.tensor([1]), 1.0)
+    model.save_pretrained(tmp_path / "model")
+    for found in (model, SpineCascade.from_pretrained(tmp_path / "model")):
+        assert (found.classifier.threshold, found.segmenter.threshold) == (0.375, 0.125)
+
+
+def test_where_the_encoders_of_both_came_from_is_kept(tmp_path: Path) -> None:
+    first, second = classifier(), FUNet(["nerve"], preprocess=Preprocess((32, 32)), **FUNet.SMALL)
+    first.encoder_source = EncoderSource("timm/resnet18.a1_in1k", "a" * 40, "apache-2.0")
+    model = cascade(classifier=first, segmenter=second)
+    model.save_pretrained(tmp_path / "one")
+    second.encoder_source = EncoderSource("weights.safetensors", None, None)
+    cascade(classifier=first, segmenter=second).save_pretrained(tmp_path / "both")
+    for name, expected in (("one", None), ("both", second.encoder_source)):
+        loaded = SpineCascade.from_pretrained(tmp_path / name)
+        assert loaded.classifier.encoder_source == first.encoder_source
+        assert loaded.segmenter.encoder_source == expected
+    assert "apache-2.0" in (tmp_path / "both" / "config.json").read_text()
+
+
+def test_a_segmenter_of_stills_stays_one(tmp_path: Path) -> None:
+    segmenter = FUNet(["nerve"], preprocess=Preprocess((32, 32)), **FUNet.SMALL)
+    segmenter.settings = TrainingSettings(stills=True)
+    model = cascade(0.0, segmenter=segmenter)
+    model.save_pretrained(tmp_path / "model")
+    for found in (model, SpineCascade.from_pretrained(tmp_path / "model")):
+        assert found.window_length == 1
+        np.testing.assert_array_equal(found.predict(noise()).probability, segmenter.predict(noise()).probability)
 
 
 def test_called_as_a_function_it_is_the_segmenter() -> None:

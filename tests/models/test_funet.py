@@ -4,24 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from network_checks import count, settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spinevision.models.funet import FUNetNetwork, GatedUNet, pool
-
-
-def randomise_norms(network: nn.Module) -> nn.Module:
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def test_published_parameter_counts() -> None:
@@ -56,7 +43,7 @@ def test_at_the_published_size_no_table_is_interpolated() -> None:
 
 
 def test_the_branch_against_a_forward_written_by_hand() -> None:
-    branch = randomise_norms(GatedUNet(4, 8, (16, 28)))
+    branch = settle(GatedUNet(4, 8, (16, 28)))
 
     def double(block: nn.Sequential, x: Tensor) -> Tensor:
         for brick in block:
@@ -94,7 +81,7 @@ def test_pooling_drops_an_odd_row_and_leaves_a_single_one() -> None:
 
 @pytest.mark.parametrize("length", [1, 3, 5, 7])
 def test_a_frame_of_a_clip_has_the_logits_of_the_still_times_its_weight(length: int) -> None:
-    network = randomise_norms(FUNetNetwork(out_channels=3, frames=5, width=8))
+    network = settle(FUNetNetwork(out_channels=3, frames=5, width=8))
     clips = torch.randn(2, length, 3, 33, 48)
     found: list[Tensor] = []
     network.inter_frame.register_forward_hook(lambda module, args, out: found.append(out))
@@ -109,7 +96,7 @@ def test_a_frame_of_a_clip_has_the_logits_of_the_still_times_its_weight(length: 
 
 
 def test_windows_of_a_clip() -> None:
-    network = randomise_norms(FUNetNetwork(frames=5, width=8))
+    network = settle(FUNetNetwork(frames=5, width=8))
     frames = torch.randn(7, 3, 32, 32)
     with torch.no_grad():
         whole, first, last = (network(clip[None])[0] for clip in (frames, frames[:5], frames[2:]))
@@ -120,7 +107,7 @@ def test_windows_of_a_clip() -> None:
 
 
 def test_the_fine_maps_decide_the_weights_and_the_branch_sees_the_coarse_ones() -> None:
-    network = randomise_norms(FUNetNetwork(frames=2, width=8))
+    network = settle(FUNetNetwork(frames=2, width=8))
     seen: dict[str, tuple[int, ...]] = {}
     for name in ("inter_frame", "branch"):
         getattr(network, name).register_forward_pre_hook(lambda _, args, name=name: seen.update({name: tuple(args[0].shape)}))

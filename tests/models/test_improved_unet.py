@@ -7,6 +7,7 @@ from typing import Any, get_args
 
 import pytest
 import torch
+from network_checks import count, settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -29,23 +30,8 @@ def small(**arguments: Any) -> ImprovedUNetNetwork:
     return ImprovedUNetNetwork(width=4, out_channels=2, **arguments)
 
 
-def settle(network: nn.Module) -> nn.Module:
-    """Eval mode, with normalisation statistics that a wrong wiring cannot hide behind."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
-
-
-def count(network: nn.Module, kind: type[nn.Module]) -> int:
+def how_many(network: nn.Module, kind: type[nn.Module]) -> int:
     return sum(isinstance(module, kind) for module in network.modules())
-
-
-def parameters(network: nn.Module) -> int:
-    return sum(p.numel() for p in network.parameters())
 
 
 @every_choice
@@ -66,10 +52,10 @@ def test_each_argument_builds_what_it_says(choice: dict[str, Any]) -> None:
     network = small(**choice)
     attention, place = choice["attention"], choice.get("attention_at", "skips")
     for name, kind in ATTENTIONS.items():
-        assert count(network, kind) == ({"skips": 4, "blocks": 9}[place] if name == attention else 0)
-    assert count(network, MultiScaleSkip) == (4 if choice.get("skips", "multi_scale") == "multi_scale" else 0)
-    assert count(network, ODConv2d) == (18 if choice.get("block", "odconv") == "odconv" else 0)
-    assert count(network, DoubleConv) == (9 if choice.get("block", "odconv") == "double" else 0)
+        assert how_many(network, kind) == ({"skips": 4, "blocks": 9}[place] if name == attention else 0)
+    assert how_many(network, MultiScaleSkip) == (4 if choice.get("skips", "multi_scale") == "multi_scale" else 0)
+    assert how_many(network, ODConv2d) == (18 if choice.get("block", "odconv") == "odconv" else 0)
+    assert how_many(network, DoubleConv) == (9 if choice.get("block", "odconv") == "double" else 0)
 
 
 def test_without_the_three_choices_it_is_the_plain_unet() -> None:
@@ -147,12 +133,12 @@ def test_parameter_counts_by_formula() -> None:
     gather = sum(sum(conv(c, 32) for c in w) + conv(5 * 32, own) for own in w[:4])
     cbam = sum(2 * c * max(c // 16, 8) + 98 for c in w[:4])
     with torch.device("meta"):
-        assert parameters(ImprovedUNetNetwork(**PLAIN)) == plain
-        assert parameters(ImprovedUNetNetwork(**{**PLAIN, "skips": "multi_scale"})) == plain + gather
-        assert parameters(ImprovedUNetNetwork(**{**PLAIN, "attention": "cbam"})) == plain + cbam
-        assert parameters(ImprovedUNetNetwork(**{**PLAIN, "block": "odconv"})) == odconv
-        assert parameters(ImprovedUNetNetwork()) == odconv + gather + cbam == 31_861_206
-        assert parameters(ImprovedUNetNetwork(attention_reduction=4)) - parameters(ImprovedUNetNetwork()) == sum(
+        assert count(ImprovedUNetNetwork(**PLAIN)) == plain
+        assert count(ImprovedUNetNetwork(**{**PLAIN, "skips": "multi_scale"})) == plain + gather
+        assert count(ImprovedUNetNetwork(**{**PLAIN, "attention": "cbam"})) == plain + cbam
+        assert count(ImprovedUNetNetwork(**{**PLAIN, "block": "odconv"})) == odconv
+        assert count(ImprovedUNetNetwork()) == odconv + gather + cbam == 31_861_206
+        assert count(ImprovedUNetNetwork(attention_reduction=4)) - count(ImprovedUNetNetwork()) == sum(
             2 * c * (c // 4 - max(c // 16, 8)) for c in w[:4]
         )
 
@@ -196,7 +182,7 @@ def test_choices_that_cannot_be_are_refused(arguments: dict[str, Any], sentence:
     "choice",
     [
         {"attention": "coordinate", "attention_at": "blocks", "block": "double", "skips": "plain"},
-        {"attention": "se", "kernels": 1},
+        {"attention": "se", "kernels": 1, "skips": "plain"},
     ],
     ids=["coordinate", "se"],
 )
@@ -207,3 +193,14 @@ def test_what_the_contract_tests_leave_out_compiles_as_one_graph_and_exports(cho
         expected = network(x)
         torch.testing.assert_close(torch.compile(network, fullgraph=True, backend="aot_eager")(x), expected)
         torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), expected)
+
+
+@pytest.mark.slow
+def test_dynamic_convolutions_export_with_several_frames_and_with_an_open_batch() -> None:
+    network = settle(small(attention="none", skips="plain"))
+    two, three = torch.randn(2, 3, 17, 32), torch.randn(3, 3, 17, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(torch.export.export(network, (two,)).module()(two), network(two))
+        batch = torch.export.Dim("batch", min=2, max=8)
+        exported = torch.export.export(network, (two,), dynamic_shapes=({0: batch},)).module()
+        torch.testing.assert_close(exported(three), network(three))

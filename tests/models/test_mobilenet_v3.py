@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from mobilenet_tables import HIDDEN, pooled_features, read_table, settled, smooth_frames, torchvision_names
+from mobilenet_tables import HIDDEN, pooled_features, read_table, settled, torchvision_names
+from network_checks import smooth_frames
 from torch import Tensor
 
 from spinevision.models.mobilenet_v3 import MobileNetV3Classifier, MobileNetV3Network, make_divisible
@@ -76,7 +77,7 @@ def test_the_network_computes_what_the_table_says(variant: str) -> None:
         norm = (state[f"{second}.{kind}"] for kind in ("weight", "bias", "running_mean", "running_var"))
         return (state[f"{first}.weight"], *norm)
 
-    x = smooth_frames(2, 45, 70)
+    x = smooth_frames(2, 3, 45, 70)
     with torch.no_grad():
         hidden = pooled_features(x, read_table(variant), take, epsilon=1e-3) @ state["classifier.0.weight"].T
         hidden = hidden + state["classifier.0.bias"]

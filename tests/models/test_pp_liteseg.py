@@ -4,21 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from network_checks import count, settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from spinevision.models.pp_liteseg import AttentionFusion, Head, PPLiteSegNetwork, PyramidPooling, Variant
-
-
-def randomised(module: nn.Module) -> nn.Module:
-    """Eval mode, with normalisation statistics and scales that a wrong wiring cannot hide behind."""
-    for each in module.modules():
-        if isinstance(each, nn.BatchNorm2d):
-            nn.init.uniform_(each.weight, 0.5, 1.5)
-            nn.init.normal_(each.bias)
-            nn.init.normal_(each.running_mean)
-            nn.init.uniform_(each.running_var, 0.5, 1.5)
-    return module.eval()
 
 
 @pytest.mark.parametrize(
@@ -34,7 +24,7 @@ def test_paper_size_has_the_published_parameter_count(variant: Variant, auxiliar
     for classes, expected in parameters.items():
         with torch.device("meta"):
             network = PPLiteSegNetwork(classes, variant, auxiliary_heads=auxiliary_heads)
-        assert sum(p.numel() for p in network.parameters()) == expected
+        assert count(network) == expected
 
 
 def unit(layer: nn.Module, x: Tensor) -> Tensor:
@@ -78,7 +68,7 @@ def head_by_hand(layer: Head, x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def test_pyramid_pooling_by_hand() -> None:
-    layer = randomised(PyramidPooling(6, 4))
+    layer = settle(PyramidPooling(6, 4))
     assert isinstance(layer, PyramidPooling)
     for size in ((8, 12), (5, 7), (2, 1)):
         x = torch.randn(2, 6, *size)
@@ -87,7 +77,7 @@ def test_pyramid_pooling_by_hand() -> None:
 
 @torch.no_grad()
 def test_attention_fusion_by_hand() -> None:
-    layer = randomised(AttentionFusion(6, 4, 3))
+    layer = settle(AttentionFusion(6, 4, 3))
     assert isinstance(layer, AttentionFusion)
     low, high = torch.randn(2, 6, 8, 12), torch.randn(2, 4, 4, 6)
     torch.testing.assert_close(layer(low, high), fuse_by_hand(layer, low, high))
@@ -96,7 +86,7 @@ def test_attention_fusion_by_hand() -> None:
 @pytest.mark.parametrize("variant", ["t", "b"])
 @torch.no_grad()
 def test_the_whole_against_wiring_written_by_hand(variant: Variant) -> None:
-    net = randomised(PPLiteSegNetwork(2, variant, width=4))
+    net = settle(PPLiteSegNetwork(2, variant, width=4))
     assert isinstance(net, PPLiteSegNetwork)
     x = torch.randn(2, 3, 128, 96)
     x8, x16, x32 = net.encoder(x)
@@ -125,7 +115,7 @@ def test_forward_does_not_run_the_auxiliary_heads() -> None:
 
 
 def test_without_auxiliary_heads_there_is_one_output() -> None:
-    network = randomised(PPLiteSegNetwork(auxiliary_heads=False, width=4))
+    network = settle(PPLiteSegNetwork(auxiliary_heads=False, width=4))
     x = torch.randn(1, 3, 40, 33)
     (logits,), weights = network.supervise(x)
     assert weights == (1.0,)
@@ -134,7 +124,7 @@ def test_without_auxiliary_heads_there_is_one_output() -> None:
 
 @torch.no_grad()
 def test_padding_repeats_the_border_and_is_cropped_off() -> None:
-    network, x = randomised(PPLiteSegNetwork(width=4)), torch.randn(1, 3, 20, 41)
+    network, x = settle(PPLiteSegNetwork(width=4)), torch.randn(1, 3, 20, 41)
     rows, columns = torch.arange(32).clamp_max(19), torch.arange(64).clamp_max(40)
     padded = x[:, :, rows][..., columns]
     torch.testing.assert_close(network(x), network(padded)[..., :20, :41])

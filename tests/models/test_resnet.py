@@ -6,8 +6,8 @@ import re
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from network_checks import smooth_frames
+from torch import nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from spinevision.models.resnet import ResNetClassifier, ResNetNetwork
@@ -65,11 +65,6 @@ def test_a_few_names_as_torchvision_prints_them() -> None:
     assert "layer1.0.downsample.0.weight" not in on_meta(1000, 18).state_dict()
 
 
-def smooth_frames(count: int, height: int, width: int) -> Tensor:
-    """Frames (B, 3, H, W) that differ in the large, so that they do so after pooling too."""
-    return F.interpolate(torch.randn(count, 3, 3, 4), size=(height, width), mode="bilinear")
-
-
 def transformers_name(name: str) -> str:
     """The name of one of our tensors in transformers."""
     name = re.sub(r"^conv1\.", "resnet.embedder.embedder.convolution.", name)
@@ -97,11 +92,11 @@ def test_wiring_is_that_of_transformers_with_the_same_weights(depth: int) -> Non
             module.momentum = 1
             nn.init.uniform_(module.weight, 0.5, 1.5)
             nn.init.normal_(module.bias, std=0.3)
-    network.train()(smooth_frames(4, 64, 64))  # statistics that keep frames apart to the end
+    network.train()(smooth_frames(4, 3, 64, 64))  # statistics that keep frames apart to the end
     network.eval()
     reference.load_state_dict({transformers_name(name): tensor for name, tensor in network.state_dict().items()})
     for size in ((65, 47), (32, 100)):
-        x = smooth_frames(2, *size)
+        x = smooth_frames(2, 3, *size)
         with torch.no_grad():
             actual, expected = network(x), reference(x).logits
         assert (actual[0] - actual[1]).abs().max() > 0.1

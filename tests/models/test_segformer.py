@@ -6,6 +6,7 @@ import pickle
 
 import pytest
 import torch
+from network_checks import count
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import SegformerConfig, SegformerForSemanticSegmentation
@@ -23,10 +24,6 @@ def small(out_channels: int = 2, **arguments: float) -> SegFormerNetwork:
     with torch.no_grad():
         assert network(torch.randn(1, 3, 64, 64)).std(dim=(2, 3)).min() > 0.02  # a constant answer would pass any comparison
     return network
-
-
-def count(module: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in module.parameters())
 
 
 @pytest.mark.parametrize(("variant", "parameters"), [("b0", 3_714_401), ("b1", 13_677_505)])

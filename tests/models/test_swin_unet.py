@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from spinevision import SwinUNet
-from spinevision.models.swin_unet import DropPath, PatchExpanding, PatchMerging, SwinUNetNetwork, WindowAttention
+from spinevision.encoders.swin import DropPath, PatchMerging, WindowAttention
+from spinevision.models.swin_unet import PatchExpanding, SwinUNetNetwork
 
 
 def randomised(module: nn.Module) -> nn.Module:

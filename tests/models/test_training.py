@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from torch import nn
 from torch.utils.data import DataLoader
 
-from spinevision.models import list_architectures
+from spinevision import FUNet, PNSNet, PPLiteSeg, ResNetClassifier, SegFormer
 from spinevision.models.base import SpineModel
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.models.training import TrainingSettings, build_optimizer, build_schedule
@@ -377,6 +377,33 @@ def test_a_test_scores_the_masks_that_predict_gives(trainer: Callable[..., Train
 
 # Processes
 
+PROCESSES: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
+    ("UNet", {"width": 4}, {"freeze": ["encoder.0"]}, "dice"),
+    ("UNetPlusPlus", {"width": 4, "deep_supervision": True, "prune": 2}, {}, "dice"),
+    ("PPLiteSeg", dict(PPLiteSeg.SMALL), {"freeze": ["encoder"]}, "dice"),
+    ("SegFormer", dict(SegFormer.SMALL), {"encoder_learning_rate_factor": 0.1}, "dice"),
+    ("PNSNet", dict(PNSNet.SMALL), {}, "dice"),
+    ("PNSNet", dict(PNSNet.SMALL), {"stills": True}, "dice"),
+    ("FUNet", dict(FUNet.SMALL), {"stills": True}, "dice"),
+    ("ResNetClassifier", dict(ResNetClassifier.SMALL), {"freeze": ["conv1", "bn1"]}, "auroc"),
+]
+"""One of each kind that trains in its own way: its arguments, its settings, and a score."""
+
+
+def fitting(model: SpineModel, seed: int) -> DataLoader[FrameBatch]:
+    """Two batches as the model takes them: frames or clips, masks or presence."""
+    batches = []
+    for batch in loader(2, frames=4, seed=seed).dataset:
+        if model.input_spec.target == "presence":
+            presence = (batch.frames.flatten(1).mean(1, keepdim=True) > 0).to(torch.uint8)
+            batch = FrameBatch(batch.frames, None, presence, batch.names, batch.groups)
+        elif model.input_spec.frames is not None:
+            frames, masks = batch.frames.unflatten(0, (2, 2)), batch.masks.unflatten(0, (2, 2))
+            batch = FrameBatch(frames, masks, names=batch.names, groups=batch.groups[:2])
+        batches.append(batch)
+    return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]
+
+
 _TWO_PROCESSES = """
 import sys, json, warnings, logging
 warnings.filterwarnings("ignore")
@@ -384,43 +411,39 @@ sys.path.insert(0, sys.argv[1])
 import torch
 torch.set_num_threads(1)
 from lightning.pytorch import Trainer
-from test_training import TrainingSettings, Path, loader
-from spinevision.models import find_architecture, list_architectures
-from spinevision.models.unet_plus_plus import UNetPlusPlus
+from test_training import PROCESSES, TrainingSettings, Path, fitting
+from spinevision.models import find_architecture
 
 out = Path(sys.argv[2])
 torch.manual_seed(0)
-makers = [lambda name=name: find_architecture(name)(["nerve"], **find_architecture(name).SMALL) for name in list_architectures()]
-makers.append(lambda: UNetPlusPlus(["nerve"], width=4, deep_supervision=True, prune=2))
 results = []
-for make in makers:
-    model = make()
-    model.settings = TrainingSettings(ema_decay=0.5, freeze=["encoder.0"])
+for name, arguments, settings, monitored in PROCESSES:
+    model = find_architecture(name)(["nerve"], **arguments)
+    model.settings = TrainingSettings(ema_decay=0.5, **settings)
     trainer = Trainer(max_epochs=1, strategy="ddp", devices=2, accelerator="cpu", logger=False, default_root_dir=out,
                       enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False)
     # each process has its own training and validation batches
-    trainer.fit(model, loader(2, seed=trainer.global_rank), loader(2, seed=5 + trainer.global_rank))
+    trainer.fit(model, fitting(model, seed=trainer.global_rank), fitting(model, seed=5 + trainer.global_rank))
     weights = float(sum(p.double().abs().sum() for p in model.parameters()))
-    scores = {key: float(trainer.callback_metrics[key]) for key in ("val/dice", "val/iou", "val/dice_pooled", "val/loss")}
-    results.append([type(model).__name__, weights, model.threshold, scores])
+    scores = {key: float(value) for key, value in trainer.callback_metrics.items() if key.startswith("val/")}
     # all frames of both, in one process, with the weights of the end
-    frames = [batch for seed in (5, 6) for batch in loader(2, seed=seed).dataset]
-    single = make().eval()
+    single = find_architecture(name)(["nerve"], **arguments).eval()
     single.load_state_dict(model.state_dict())
+    single.settings = model.settings
+    alone = Trainer(logger=False, accelerator="cpu", enable_progress_bar=False)
+    frames = [batch for seed in (5, 6) for batch in fitting(model, seed=seed).dataset]
     with torch.no_grad():
-        single._scores.reset()
-        from spinevision.models.segmenter import decide
+        single.trainer = alone
         for batch in frames:
-            logits = single(batch.frames)
-            single._scores.update(logits, decide(logits, 0.5), batch.masks)
-    single_scores = single._scores.results()
-    results[-1].append({"val/dice": single_scores["dice_per_image"]["nerve"], "val/iou": single_scores["iou_per_image"]["nerve"]})
+            single.update_scores(batch)
+        expected = single.finish_scores()
+    results.append([name, weights, model.threshold, scores["val/" + monitored], expected[monitored]])
 (out / f"rank{trainer.global_rank}.json").write_text(json.dumps(results))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_train_every_architecture_alike(tmp_path: Path) -> None:
+def test_two_processes_train_every_kind_of_model_alike(tmp_path: Path) -> None:
     script = tmp_path / "two.py"
     script.write_text(_TWO_PROCESSES)
     command = [sys.executable, str(script), str(Path(__file__).parent), str(tmp_path)]
@@ -428,11 +451,10 @@ def test_two_processes_train_every_architecture_alike(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second  # weights, threshold and every score, to the last bit
-    assert [entry[0] for entry in first] == [*list_architectures(), "UNetPlusPlus"]
-    for _, _, threshold, scores, single in first:
+    assert [entry[0] for entry in first] == [name for name, *_ in PROCESSES]
+    for _, _, threshold, score, alone in first:
         assert 0 < threshold < 1
-        assert scores["val/dice"] == pytest.approx(single["val/dice"], abs=1e-6)
-        assert scores["val/iou"] == pytest.approx(single["val/iou"], abs=1e-6)
+        assert score == pytest.approx(alone, abs=1e-6)
 
 
 # Compilation

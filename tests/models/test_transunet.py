@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import BitConfig, BitModel
 
-from spinevision.encoders.vit import resize_positions
-from spinevision.models.transunet import HybridResNet, StandardizedConv2d, Transformer, TransUNet, TransUNetNetwork
+from spinevision.encoders.vit import Transformer, resize_positions
+from spinevision.models.transunet import HybridResNet, StandardizedConv2d, TransUNet, TransUNetNetwork
 
 
 def randomised(network: nn.Module) -> nn.Module:
@@ -218,6 +218,12 @@ def test_one_frame_of_a_single_token_is_answered_as_in_a_batch() -> None:
         alone = network(x)
         torch.testing.assert_close(alone, network(torch.cat((x, torch.randn_like(x))))[:1])
     assert alone.isfinite().all()
+
+
+def test_frames_are_prepared_at_the_size_that_the_positions_are_made_for() -> None:
+    with torch.device("meta"):
+        assert TransUNet(["nerve"]).preprocess.config()["size"] == [224, 224]
+        assert TransUNet(["nerve"], image_size=256).preprocess.config()["size"] == [256, 256]
 
 
 def test_dropout_is_what_the_argument_says() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from network_checks import count, settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -40,17 +41,6 @@ def make(name: str) -> nn.Module:
     return SMALL[name]()
 
 
-def randomise_norms(network: nn.Module) -> nn.Module:
-    """Give batch normalisation statistics and scales that a wrong wiring cannot hide behind."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.weight, 0.5, 1.5)
-            nn.init.normal_(module.bias)
-            nn.init.normal_(module.running_mean)
-            nn.init.uniform_(module.running_var, 0.5, 1.5)
-    return network.eval()
-
-
 def count_calls(network: nn.Module, kind: type[nn.Module], run: Callable[[], object]) -> int:
     calls: list[nn.Module] = []
     hooks = [m.register_forward_hook(lambda m, *_: calls.append(m)) for m in network.modules() if isinstance(m, kind)]
@@ -75,7 +65,7 @@ def count_calls(network: nn.Module, kind: type[nn.Module], run: Callable[[], obj
 def test_paper_size_has_the_published_parameter_count(build: Callable[[], nn.Module], parameters: int) -> None:
     with torch.device("meta"):
         network = build()
-    assert sum(p.numel() for p in network.parameters()) == parameters
+    assert count(network) == parameters
 
 
 @every_network
@@ -90,7 +80,7 @@ def test_any_size_in_and_the_same_size_out(name: str, size: tuple[int, int]) -> 
 
 @every_network
 def test_padding_repeats_the_border_and_is_cropped_off(name: str) -> None:
-    network = randomise_norms(make(name))
+    network = settle(make(name))
     x = torch.randn(1, 3, 20, 31)
     rows, columns = torch.arange(32).clamp_max(19), torch.arange(32).clamp_max(30)
     with torch.no_grad():
@@ -122,7 +112,7 @@ def test_one_tiny_training_frame_is_refused_in_one_sentence(name: str) -> None:
 @pytest.mark.slow
 @every_network
 def test_compiles_as_one_graph(name: str) -> None:
-    network = randomise_norms(make(name))
+    network = settle(make(name))
     x = torch.randn(1, 3, 33, 32)
     torch.compiler.reset()
     compiled = torch.compile(network, fullgraph=True, backend="aot_eager")
@@ -144,7 +134,7 @@ def test_trains_when_compiled(name: str) -> None:
 
 @every_network
 def test_exports_with_a_fixed_size(name: str) -> None:
-    network = randomise_norms(make(name))
+    network = settle(make(name))
     x = torch.randn(1, 3, 33, 47)
     with torch.no_grad():
         torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), network(x))
@@ -152,7 +142,7 @@ def test_exports_with_a_fixed_size(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["unet", "grid", "plus_plus_pruned"])
 def test_exports_with_an_open_size_in_steps_of_the_stride(name: str) -> None:
-    network = randomise_norms(make(name))
+    network = settle(make(name))
     height, width = (16 * torch.export.Dim(side, min=2, max=64) for side in ("h", "w"))
     shapes = ({0: torch.export.Dim("batch"), 2: height, 3: width},)
     exported = torch.export.export(network, (torch.randn(2, 3, 32, 80),), dynamic_shapes=shapes).module()
@@ -164,7 +154,7 @@ def test_exports_with_an_open_size_in_steps_of_the_stride(name: str) -> None:
 @every_network
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_autocast_gives_finite_float32_logits(name: str, dtype: torch.dtype) -> None:
-    network = randomise_norms(make(name))
+    network = settle(make(name))
     x = torch.randn(1, 3, 32, 33)
     with torch.no_grad(), torch.autocast("cpu", dtype=dtype):
         logits = network(x)
@@ -183,7 +173,7 @@ def test_half_precision_weights_give_float32_logits(name: str) -> None:
 
 @every_network
 def test_channels_last_gives_the_same_logits(name: str) -> None:
-    network = randomise_norms(make(name))
+    network = settle(make(name))
     x = torch.randn(2, 3, 33, 32)
     with torch.no_grad():
         expected = network(x)
@@ -219,7 +209,7 @@ def test_bad_recurrence_is_refused(build: Callable[..., nn.Module]) -> None:
 
 
 def test_unet_against_a_forward_written_by_hand() -> None:
-    network = randomise_norms(UNetNetwork(width=3))
+    network = settle(UNetNetwork(width=3))
     x = torch.randn(2, 3, 32, 48)
     e1 = network.encoder[0](x)
     e2 = network.encoder[1](F.max_pool2d(e1, 2))
@@ -247,7 +237,7 @@ def test_all_four_skips_are_gated_at_their_own_resolution_and_three_on_the_grid(
 
 
 def test_a_closed_gate_shuts_the_skip_off_but_not_the_decoder() -> None:
-    network = randomise_norms(AttentionUNetNetwork(width=2))
+    network = settle(AttentionUNetNetwork(width=2))
     seen: list[Tensor] = []
     for level in network.decoder:
         nn.init.constant_(level.gate.psi.norm.bias, -1e4)
@@ -289,7 +279,7 @@ def plus_plus_by_hand(net: UNetPlusPlusNetwork, x: Tensor) -> list[Tensor]:
 
 
 def test_unet_plus_plus_against_wiring_written_by_hand() -> None:
-    network = randomise_norms(UNetPlusPlusNetwork(width=2, deep_supervision=True))
+    network = settle(UNetPlusPlusNetwork(width=2, deep_supervision=True))
     x = torch.randn(2, 3, 32, 48)
     expected = [head(y) for head, y in zip(network.heads, plus_plus_by_hand(network, x), strict=True)]
     logits, weights = network.supervise(x)
@@ -298,14 +288,14 @@ def test_unet_plus_plus_against_wiring_written_by_hand() -> None:
         torch.testing.assert_close(actual, wanted)
     torch.testing.assert_close(network(x), expected[-1])
 
-    single = randomise_norms(UNetPlusPlusNetwork(width=2))
+    single = settle(UNetPlusPlusNetwork(width=2))
     torch.testing.assert_close(single(x), single.heads[0](plus_plus_by_hand(single, x)[-1]))
     assert single.supervise(x).weights == (1.0,)
 
 
 def test_a_pruned_network_gives_the_earlier_head_and_runs_fewer_blocks() -> None:
     x = torch.randn(1, 3, 21, 40)
-    full = randomise_norms(UNetPlusPlusNetwork(width=2, deep_supervision=True))
+    full = settle(UNetPlusPlusNetwork(width=2, deep_supervision=True))
     heads = full.supervise(x).logits
     blocks = []
     for k in (1, 2, 3):
