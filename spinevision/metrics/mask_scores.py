@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from spinevision.labels import LabelSpace
+from spinevision.labels import IGNORE_INDEX, LabelSpace
 from spinevision.metrics.confusion import (
     EMPTY_POLICIES,
     EmptyPolicy,
@@ -17,6 +18,7 @@ from spinevision.metrics.confusion import (
     iou_fraction,
     overlap_score,
     precision,
+    ratio,
     recall,
     specificity,
     spread_tally,
@@ -44,6 +46,7 @@ CLASS_SCORES = (
     "precision",
     "recall",
     "specificity",
+    "accuracy",
     "presence_sensitivity",
     "presence_specificity",
     "empty_frame_area",
@@ -51,6 +54,22 @@ CLASS_SCORES = (
     "auprc",
 )
 """Names of the scores that :meth:`MaskScores.results` gives for each class."""
+
+
+def confusion_matrix(prediction: Tensor, target: Tensor, labels: LabelSpace) -> Tensor:
+    """Count pixels by true class (row) and predicted class (column), the background included.
+
+    Args:
+        prediction: integer label ids (N, H, W).
+        target: integer label ids (N, H, W); pixels that are :data:`spinevision.labels.IGNORE_INDEX` are not counted.
+        labels: the label space of both.
+
+    Returns:
+        int64 (ids, ids), in the order of the ids.
+    """
+    ids = len(labels.id2label)
+    cell = (target.long() * ids + prediction).masked_fill(target == IGNORE_INDEX, ids * ids)  # one further cell, dropped below
+    return torch.bincount(cell.flatten(), minlength=ids * ids + 1)[:-1].view(ids, ids)
 
 
 class MaskScores(ClassMetric):
@@ -70,6 +89,7 @@ class MaskScores(ClassMetric):
     higher_is_better = True
     frames: Tensor
     counts: Tensor
+    matrix: Tensor
     dice: Tensor
     iou: Tensor
     presence: Tensor
@@ -83,6 +103,7 @@ class MaskScores(ClassMetric):
         self.empty = empty
         self.add_sum("frames", 1)
         self.add_sum("counts", self.classes, 4)
+        self.add_sum("matrix", len(labels.id2label), len(labels.id2label))
         self.add_sum("dice", self.classes, 3)
         self.add_sum("iou", self.classes, 3)
         self.add_sum("presence", self.classes, 4)
@@ -105,6 +126,7 @@ class MaskScores(ClassMetric):
         self.table += score_table(logits, target, self.labels, BINS, LIMIT)
         self.frames += (counts[:, :1].sum(dim=-1) > 0).sum(dim=0)
         self.counts += counts.sum(dim=0)
+        self.matrix += confusion_matrix(prediction, target, self.labels)
         self.dice += image_tally(counts, dice_fraction, self.empty)
         self.iou += image_tally(counts, iou_fraction, self.empty)
         self.spread += spread_tally(counts)
@@ -116,8 +138,11 @@ class MaskScores(ClassMetric):
 
         Returns:
             Each name of :data:`CLASS_SCORES`, ``best_threshold`` and ``best_dice``: float64 (classes,), NaN where undefined;
-            ``frames``: int64 (1,), frames with at least one valid pixel; ``frames_with_class``: int64 (classes,).
+            ``frames``: int64 (1,), frames with at least one valid pixel; ``frames_with_class``: int64 (classes,);
+            ``pixel_accuracy``: float64 (1,), the share of pixels with the right label; ``confusion_matrix``: int64 (ids * ids,),
+            the rows of :func:`confusion_matrix` one after another. ``accuracy`` is that of one class against the rest.
         """
+        tp, _, _, tn = self.counts.unbind(-1)
         threshold, dice_at_threshold = best_dice(self.table, LIMIT, standard_error(self.spread))
         return {
             "dice_per_image": tally_mean(self.dice),
@@ -127,6 +152,7 @@ class MaskScores(ClassMetric):
             "precision": precision(self.counts),
             "recall": recall(self.counts),
             "specificity": specificity(self.counts),
+            "accuracy": ratio(tp + tn, self.counts.sum(dim=-1)),
             "presence_sensitivity": recall(self.presence),
             "presence_specificity": specificity(self.presence),
             "empty_frame_area": empty_frame_mean(self.empty_area),
@@ -136,14 +162,17 @@ class MaskScores(ClassMetric):
             "best_dice": dice_at_threshold,
             "frames": self.frames.cpu(),
             "frames_with_class": self.dice[:, 2].cpu(),
+            "pixel_accuracy": ratio(self.matrix.trace(), self.matrix.sum()),
+            "confusion_matrix": self.matrix.cpu(),
         }
 
     def results(self) -> dict[str, Any]:
         """Everything as plain Python, for ``results.json`` and logs; in a run of several processes, all of them must call it.
 
         Returns:
-            Each name of :data:`CLASS_SCORES` -> class name -> float, or None where undefined; ``frames``: int;
-            ``frames_with_class``: class name -> int; ``empty_policy``: a sentence.
+            Each name of :data:`CLASS_SCORES` -> class name -> float, or None where undefined; ``pixel_accuracy``: float or None;
+            ``confusion_matrix``: ``labels``, all names with the background, and ``pixels``, one list a true label with one number a
+            predicted label, in that order; ``frames``: int; ``frames_with_class``: class name -> int; ``empty_policy``: a sentence.
         """
         scores = self.compute()
         names = self.labels.foreground.values()
@@ -151,6 +180,10 @@ class MaskScores(ClassMetric):
         for score in CLASS_SCORES:
             values = scores[score].tolist()
             results[score] = {name: None if value != value else value for name, value in zip(names, values, strict=True)}
+        right, every = scores["pixel_accuracy"].item(), list(self.labels.id2label.values())
+        results["pixel_accuracy"] = None if right != right else right
+        pixels = scores["confusion_matrix"].view(len(every), len(every))
+        results["confusion_matrix"] = {"labels": every, "pixels": pixels.tolist()}
         results["frames"] = int(scores["frames"].item())
         results["frames_with_class"] = dict(zip(names, scores["frames_with_class"].tolist(), strict=True))
         results["empty_policy"] = self.describe()

@@ -2,6 +2,7 @@ import json
 
 import pytest
 import torch
+from sklearn import metrics as sk
 
 from spinevision.labels import IGNORE_INDEX, LabelSpace
 from spinevision.metrics import (
@@ -51,6 +52,7 @@ def test_two_half_right_frames_and_eight_correctly_empty_ones():
         "precision": 2 / 3,
         "recall": 2 / 3,
         "specificity": 72 / 74,
+        "accuracy": 76 / 80,
         "presence_sensitivity": 1.0,
         "presence_specificity": 1.0,
         "empty_frame_area": 0.0,
@@ -62,6 +64,8 @@ def test_two_half_right_frames_and_eight_correctly_empty_ones():
         assert results[name] == {"nerve": pytest.approx(value, abs=1e-9)}, name
     assert results["frames"] == 10
     assert results["frames_with_class"] == {"nerve": 2}
+    assert results["confusion_matrix"] == {"labels": ["background", "nerve"], "pixels": [[72, 2], [2, 4]]}
+    assert results["pixel_accuracy"] == 76 / 80
     assert results["empty_policy"] == "Dice and IoU per image, frames without the class left out"
 
 
@@ -98,6 +102,22 @@ def test_the_bundle_equals_its_parts(labels, empty):
     assert scores["frames_with_class"].tolist() == [12] * len(labels.foreground)
 
 
+@pytest.mark.parametrize("labels", [NERVE, TISSUE])
+def test_confusion_matrix_and_accuracy_equal_scikit_learn(labels):
+    scores, truth, predicted = MaskScores(labels), [], []
+    for seed in range(3):
+        logits, prediction, target = batch(labels, seed=seed)
+        scores.update(logits, prediction, target)
+        truth.append(target[target != IGNORE_INDEX])
+        predicted.append(prediction[target != IGNORE_INDEX])
+    truth, predicted, results = torch.cat(truth), torch.cat(predicted), scores.results()
+    matrix = sk.confusion_matrix(truth, predicted, labels=list(labels.id2label))
+    assert results["confusion_matrix"] == {"labels": list(labels.id2label.values()), "pixels": matrix.tolist()}
+    assert results["pixel_accuracy"] == pytest.approx(sk.accuracy_score(truth, predicted), abs=1e-12)
+    for index, name in labels.foreground.items():
+        assert results["accuracy"][name] == pytest.approx(sk.accuracy_score(truth == index, predicted == index), abs=1e-12)
+
+
 def test_results_are_plain_python_and_none_where_undefined():
     logits, prediction, target = batch(TISSUE)
     target[target == 2] = 0
@@ -117,6 +137,8 @@ def test_before_any_frame_everything_is_none():
         results = MaskScores(NERVE).results()
     assert all(results[name] == {"nerve": None} for name in CLASS_SCORES)
     assert results["frames"] == 0
+    assert results["pixel_accuracy"] is None
+    assert results["confusion_matrix"]["pixels"] == [[0, 0], [0, 0]]
 
 
 def test_an_empty_batch_changes_nothing():
