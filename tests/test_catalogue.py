@@ -125,9 +125,9 @@ def test_every_recipe_trains_two_steps_and_leaves_a_folder_that_loads(path: Path
     recipe = yaml.safe_load(path.read_text())
     architecture = recipe["model"]["class_path"]
     labels = recipe["model"].get("init_args", {}).get("labels", ["nerve"])
-    classes = {"0": "background", "1": labels[-1] if labels[-1] != "presence" else "nerve"}
-    if len(labels) > 1:
-        classes |= {str(index): name for index, name in enumerate(labels) if index > 1} | {"1": labels[1]}
+    # What the generated masks mark (255) becomes the class that is asked for, or the last of several.
+    classes = {"0": "background", **{str(index): name for index, name in enumerate(labels[1:-1], start=1)}}
+    classes["255"] = "nerve" if labels == ["presence"] else labels[-1]
     (tmp_path / "classes.json").write_text(json.dumps(classes))
     fit(
         [
