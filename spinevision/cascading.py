@@ -15,7 +15,6 @@ from spinevision.data.check import inspect
 from spinevision.data.manifest import PARTS, DatasetError, Row, read_manifest
 from spinevision.data.presence import check_presence_labels, presence_table
 from spinevision.data.splits import Splits
-from spinevision.data.wording import listed
 from spinevision.files import write_text
 from spinevision.metrics import check_sensitivity
 from spinevision.models.base import SpineModel
@@ -23,7 +22,7 @@ from spinevision.models.cascade import SpineCascade
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.recipes import UsageError
-from spinevision.runs import LoadedModel, describe_model, parts_of, refuse_used, score, write_splits
+from spinevision.runs import LoadedModel, agreed_parts, describe_model, refuse_used, score, write_splits
 
 
 def make_cascade(
@@ -60,15 +59,8 @@ def make_cascade(
     manifest = read_manifest(data)
     manifest.require_masks()
     frames = manifest.frames
-    tables = [parts_of(loaded.splits, loaded.source, frames, manifest.unit) for loaded in (first, second)]
-    (parts, _, unit), (others, _, _) = tables
-    moved = [row.name for row in frames if parts[row.name] and others[row.name] and parts[row.name] != others[row.name]]
-    if moved:
-        raise UsageError(
-            f"the two models divided {data} differently, as for {listed(moved)}; train both with the same data.seed, fractions "
-            "and split_by, so that the frames one has learnt from do not test the other"
-        )
-    by_part = {part: tuple(row for row in frames if (parts[row.name] or others[row.name]) == part) for part in PARTS}
+    parts, _, unit = agreed_parts((first, second), data, frames, manifest.unit)
+    by_part = {part: tuple(row for row in frames if parts[row.name] == part) for part in PARTS}
     for part in ("validation", "test"):
         if not by_part[part]:
             raise DatasetError(f"no frame of {data} is known to be in the {part} part; give run folders, or fill the split column")

@@ -129,9 +129,16 @@ def _parser() -> argparse.ArgumentParser:
     evaluate = command("evaluate", _evaluate, "score a model on a dataset folder, with intervals over patients")
     _add_model(evaluate)
     evaluate.add_argument("data", help="dataset folder or Hub id")
-    evaluate.add_argument("--output", type=Path, required=True, help="folder for results.json, per_frame.csv and contact_sheet.png")
+    evaluate.add_argument("--output", type=Path, required=True, help="folder for report.html, results.json, tables and figures")
     evaluate.add_argument("--part", choices=["train", "validation", "test", "all"], help="which frames (default: test)")
     evaluate.add_argument("--split-by", choices=["patient", "sequence"], help="unit of the intervals (default: the coarsest known)")
+    compare = command("compare", _compare, "score several models on the same frames and test their differences")
+    compare.add_argument("models", nargs="+", metavar="MODEL", help="run folder, model folder or Hub id; at least two")
+    compare.add_argument("--data", required=True, help="dataset folder or Hub id")
+    compare.add_argument("--output", type=Path, required=True, help="new folder for comparison.html and a report of each model")
+    compare.add_argument("--part", choices=["train", "validation", "test", "all"], help="which frames (default: test)")
+    compare.add_argument("--split-by", choices=["patient", "sequence"], help="unit of the tests (default: the coarsest known)")
+    compare.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
     cascade = command("cascade", _cascade, "put a trained classifier and segmenter together and choose the gate between them")
     cascade.add_argument("classifier", help="run folder, model folder or Hub id")
     cascade.add_argument("segmenter", help="likewise")
@@ -144,6 +151,31 @@ def _parser() -> argparse.ArgumentParser:
         help="share of validation frames with the tissue that the gate lets through (default: %(default)s, ours)",
     )
     cascade.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
+    readers = command("readers", _readers, "compare the masks of several people with a reference, with each other and with a model")
+    readers.add_argument("reference", type=Path, help="folder of PNG masks, with a classes.json in it or beside it")
+    readers.add_argument("reader", type=Path, nargs="+", help="folder of one person's PNG masks, named as the reference's")
+    readers.add_argument("--output", type=Path, required=True, help="folder for readers.html, results.json and per_frame.csv")
+    readers.add_argument("--model", type=Path, metavar="MASKS", help="folder of a model's masks, as `spinevision predict` writes")
+    readers.add_argument("--names", nargs="+", metavar="NAME", help="one name a reader (default: the names of their folders)")
+    readers.add_argument("--groups", metavar="CSV", help="table with the columns reader and group, such as senior or junior")
+    readers.add_argument(
+        "--patients",
+        metavar="CSV",
+        help="table with the columns frame and patient (or sequence), or a dataset's metadata.csv; without it no interval is given",
+    )
+    readers.add_argument(
+        "--margin",
+        type=float,
+        help="loss of Dice, stated beforehand, up to which the model is not inferior to the mean reader",
+    )
+    explain = command("explain", _explain, "show what in a frame a model's answer comes from, and whether that can be believed")
+    _add_model(explain)
+    explain.add_argument("frame", type=Path, help="image")
+    explain.add_argument("--output", type=Path, required=True, help="folder for explanation.png, explanation.json and the maps")
+    explain.add_argument("--label", help="class to explain (default: the one with the largest mask, or the likeliest)")
+    explain.add_argument(
+        "--region", choices=["mask", "frame"], default="mask", help="where a segmenter's logits are summed (default: %(default)s)"
+    )
     command("list", _list, "list the models that can be trained, with parameters, cost, paper and reported result")
 
     data = commands.add_parser("data", help="look after datasets", description="Look after datasets.")
@@ -200,7 +232,17 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
     loaded = open_on(arguments.model, arguments.device)
     say(evaluate_model(loaded, arguments.data, arguments.output, part=arguments.part, split_by=arguments.split_by))
-    say(f"results.json, per_frame.csv and the contact sheet are in {arguments.output}")
+    say(f"report.html, results.json, the tables and the figures are in {arguments.output}")
+
+
+def _compare(arguments: argparse.Namespace) -> None:
+    from spinevision.comparing import compare_models, model_names
+    from spinevision.runs import open_on
+
+    model_names(arguments.models)  # before anything is loaded
+    models = [open_on(source, arguments.device) for source in arguments.models]
+    say(compare_models(models, arguments.data, arguments.output, part=arguments.part, split_by=arguments.split_by))
+    say(f"comparison.html, comparison.csv, panel.png and a folder for each model are in {arguments.output}")
 
 
 def _cascade(arguments: argparse.Namespace) -> None:
@@ -209,6 +251,37 @@ def _cascade(arguments: argparse.Namespace) -> None:
 
     first, second = (open_on(source, arguments.device) for source in (arguments.classifier, arguments.segmenter))
     say(make_cascade(first, second, arguments.data, arguments.output, arguments.sensitivity))
+
+
+def _readers(arguments: argparse.Namespace) -> None:
+    from spinevision.analysis.reader_tables import named_folders, read_frame_groups, read_reader_groups
+    from spinevision.analysis.readers import reader_study, readers_text, write_reader_results
+
+    study = reader_study(
+        named_folders(arguments.reader, arguments.names),
+        arguments.reference,
+        arguments.model,
+        groups=read_frame_groups(arguments.patients) if arguments.patients else None,
+        reader_groups=read_reader_groups(arguments.groups) if arguments.groups else None,
+        margin=arguments.margin,
+    )
+    say(readers_text(write_reader_results(study, arguments.output)))
+    say(f"readers.html, results.json, per_frame.csv and the figures are in {arguments.output}")
+
+
+def _explain(arguments: argparse.Namespace) -> None:
+    from spinevision.analysis.explain import explain
+    from spinevision.analysis.explanation_panel import write_explanation
+    from spinevision.models.classifier import SpineClassifier
+    from spinevision.models.segmenter import SpineSegmenter
+    from spinevision.runs import open_on
+
+    model = open_on(arguments.model, arguments.device).model
+    assert isinstance(model, (SpineSegmenter, SpineClassifier))
+    explanation = explain(model, arguments.frame, target=arguments.label, region=arguments.region)
+    write_explanation(explanation, arguments.output)
+    say("\n".join(explanation.sentences))
+    say(f"explanation.png, explanation.json and the maps are in {arguments.output}")
 
 
 def _list(arguments: argparse.Namespace) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 from red_model import STEP, RedClipModel, red_frame, write_dataset
 
 from spinevision import SpineModel
-from spinevision.analysis import evaluate as module
+from spinevision.analysis import results as module
 from spinevision.analysis.evaluate import evaluate
 from spinevision.data.clips import ClipSettings
 from spinevision.data.manifest import read_manifest
@@ -101,7 +101,7 @@ def test_frames_of_a_video_are_answered_once_each(tmp_path: Path, model: RedClip
     with VideoReader(tmp_path / "clip.mp4") as video:
         assert [(frame.image[..., 0] > STEP / 2).mean(1).round().sum() for frame in video] == [8 * rows for rows in ROWS]
     assert predict_to_folder(model, tmp_path / "clip.mp4", tmp_path / "out", progress=False) == 7
-    masks = {path.stem: np.asarray(Image.open(path)).mean(1).round().sum() for path in (tmp_path / "out/masks").iterdir()}
+    masks = {path.stem: np.asarray(Image.open(path)).mean(1).round().sum() for path in (tmp_path / "out/masks").glob("*.png")}
     assert masks == {f"{index:06d}": 8 * rows for index, rows in enumerate(ANSWERS)}
 
 
@@ -132,12 +132,12 @@ def test_every_frame_is_scored_once_among_its_neighbours(
     manifest = read_manifest(dataset)
     assert manifest.codes is not None
     found = evaluate(model, manifest.rows, manifest.codes, "sequence", clips=clips, progress=False)
-    areas = {Path(frame.row.name).stem: round(16 * frame.area["nerve"]) for frame in found.frames}
+    areas = {Path(frame.row.name).stem: round(16 * frame.scores["area"]["nerve"]) for frame in found.frames}
     assert areas == {f"{name}{index}": answers[index] for name in "ab" for index in range(7)}
     assert len(found.frames) == found.scores["frames"] == 14
     for frame in found.frames:
-        truth, answer = (round(16 * area["nerve"]) for area in (frame.true_area, frame.area))
-        assert frame.dice["nerve"] == pytest.approx(2 * min(truth, answer) / (truth + answer))
+        truth, answer = (round(16 * area["nerve"]) for area in (frame.scores["true_area"], frame.scores["area"]))
+        assert frame.scores["dice"]["nerve"] == pytest.approx(2 * min(truth, answer) / (truth + answer))
 
 
 def test_the_sheet_shows_the_masks_that_were_scored(dataset: Path, model: RedClipModel, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,39 +1,39 @@
-"""A model and a part of a dataset to results per class, per patient and per frame, with intervals."""
+"""A model and a part of a dataset to scores: of all frames together, of each group and of each frame."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.progress import track
 from torch import Tensor
 
 from spinevision.data.clips import ClipSettings, sequence_order
 from spinevision.data.dataset import PairReader
 from spinevision.data.manifest import Row, Unit
-from spinevision.data.wording import counted
-from spinevision.files import write_json
-from spinevision.images import contact_sheet, draw_overlay, write_image
-from spinevision.labels import IGNORE_INDEX, LabelSpace, MaskCodes
-from spinevision.metrics import CLASS_SCORES, MaskScores, per_image_scores
+from spinevision.labels import LabelSpace, MaskCodes
+from spinevision.metrics import MaskScores, VideoPolypScores, confusion, per_image_scores, surface_scores
 from spinevision.models.segmenter import SpineSegmenter, decide
-from spinevision.statistics import cluster_interval
-from spinevision.tables import write_table
 from spinevision.windows import windows
 
-RESULTS_VERSION = 1
+RESULTS_VERSION = 2
 UNKNOWN_GROUP = "unknown"
 """Stands for the patient or sequence of frames that name neither; all of them count as one group."""
 
+FRAME_SCORES = ("dice", "iou", "hd95_px", "nsd", "area", "true_area")
+"""Of every frame and class: Dice and IoU (NaN where the frame lacks the class); 95th percentile Hausdorff distance (pixels) and
+normalised surface distance (NaN unless truth and prediction both hold the class); the marked and the true share of known pixels."""
+
+TOLERANCE_PX = 2.0
+"""Distance (pixels) that counts as right in the normalised surface distance. Ours."""
+
 _READ_AHEAD = 8
-_COLUMNS = ("dice", "iou", "area", "true_area")
 
 
 @dataclass(frozen=True)
@@ -44,24 +44,20 @@ class FrameScore:
         row: the frame.
         group: its patient or sequence.
         window: the frames that went through the network together, this one among them.
-        dice: NaN where the class is not in the frame's truth.
-        iou: likewise.
-        area: share of the frame's known pixels that the model marks, 0 to 1; NaN where none is known.
-        true_area: share that the truth marks.
+        scores: each name of :data:`FRAME_SCORES` to a number a class; NaN where undefined.
+        counts: true positive, false positive, false negative and true negative pixels of each class.
     """
 
     row: Row
     group: str
     window: tuple[Row, ...]
-    dice: dict[str, float]
-    iou: dict[str, float]
-    area: dict[str, float]
-    true_area: dict[str, float]
+    scores: dict[str, dict[str, float]]
+    counts: dict[str, tuple[int, int, int, int]]
 
     @property
     def mean_dice(self) -> float | None:
         """Over the classes that the frame holds; None when it holds none."""
-        return _mean(self.dice.values())
+        return mean(self.scores["dice"].values())
 
 
 @dataclass(frozen=True)
@@ -70,62 +66,33 @@ class Evaluation:
 
     Args:
         scores: :meth:`spinevision.metrics.MaskScores.results` over all frames.
+        table: score counts of every group, as :func:`spinevision.metrics.histogram.score_table` makes them.
+        video: the video-polyp measures of each class by name; None where sequences are not known or none has three frames.
         frames: one entry a frame, in order.
         unit: what a group is.
         labels: the classes.
     """
 
     scores: dict[str, Any]
+    table: dict[str, Tensor]
+    video: dict[str, dict[str, float | None]] | None
     frames: tuple[FrameScore, ...]
     unit: Unit
     labels: LabelSpace
 
-    def summary(self) -> dict[str, Any]:
-        """Everything as plain data, as :func:`write_results` describes it."""
-        names = list(self.labels.foreground.values())
-        classes = {name: self._class_entry(name) for name in names}
-        return {
-            "frames": self.scores["frames"],
-            "unit": self.unit,
-            "groups": len({frame.group for frame in self.frames}),
-            "empty_policy": self.scores["empty_policy"],
-            "absent_classes": [name for name in names if not self.scores["frames_with_class"][name]],
-            "mean_over_classes": {
-                score: _mean(self.scores[score].values()) for score in CLASS_SCORES if score.startswith(("dice", "iou"))
-            },
-            "classes": classes,
-            f"per_{self.unit}": self._per_group(names),
-        }
+    @property
+    def names(self) -> list[str]:
+        """The foreground classes."""
+        return list(self.labels.foreground.values())
 
-    def _class_entry(self, name: str) -> dict[str, Any]:
-        held = self.scores["frames_with_class"][name]
-        entry: dict[str, Any] = {"frames_with_class": held, "frames_without_class": self.scores["frames"] - held}
-        if not held:
-            entry["note"] = "absent: no frame of this part holds this class, so overlap cannot be measured"
-        entry |= {score: self.scores[score][name] for score in CLASS_SCORES}
-        if held:
-            groups = np.array([frame.group for frame in self.frames])
-            for score, values in (
-                ("dice_per_image", [f.dice[name] for f in self.frames]),
-                ("iou_per_image", [f.iou[name] for f in self.frames]),
-            ):
-                entry[f"{score}_interval"] = cluster_interval(np.array(values), groups).to_dict()
-        return entry
+    @property
+    def groups(self) -> np.ndarray:
+        """The patient or sequence of each frame."""
+        return np.array([frame.group for frame in self.frames])
 
-    def _per_group(self, names: Sequence[str]) -> dict[str, Any]:
-        table = {}
-        for group in sorted({frame.group for frame in self.frames}):
-            members = [frame for frame in self.frames if frame.group == group]
-            table[group] = {"frames": len(members)} | {
-                name: {
-                    "frames_with_class": sum(frame.true_area[name] > 0 for frame in members),
-                    "dice_per_image": _mean(frame.dice[name] for frame in members),
-                    "iou_per_image": _mean(frame.iou[name] for frame in members),
-                    "empty_frame_area": _mean(frame.area[name] for frame in members if frame.true_area[name] == 0),
-                }
-                for name in names
-            }
-        return table
+    def values(self, score: str, name: str) -> np.ndarray:
+        """A score of a class, frame by frame: float64 (frames,)."""
+        return np.array([frame.scores[score][name] for frame in self.frames], dtype=np.float64)
 
 
 def evaluate(
@@ -153,7 +120,10 @@ def evaluate(
         ImageError: a file that cannot be read.
         DatasetError: a mask that does not fit its frame or the classes.
     """
-    metric, frames = MaskScores(model.labels), []
+    metric, found = MaskScores(model.labels), []
+    table: dict[str, Tensor] = {}
+    places = _places(rows)
+    video = VideoPolypScores(model.labels, Counter(clip for clip, _ in places.values())) if places else None
     length = model.window_length
     sequences = [rows] if length == 1 else sequence_order(rows, clips)
     cut = [window for sequence in sequences for window in windows(sequence, length)]
@@ -165,22 +135,47 @@ def evaluate(
             for row, truth, answer in answers[-new:]:
                 logits, target = answer.logits.cpu(), torch.from_numpy(truth)[None].long()
                 mask = decide(logits, model.threshold).long()
+                before = metric.table.clone()
                 metric.update(logits, mask, target)
-                frames.append(_score(row, unit, tuple(members), mask, target, model.labels))
-    return Evaluation(metric.results(), tuple(frames), unit, model.labels)
+                group = row.group(unit) or UNKNOWN_GROUP
+                table[group] = table.get(group, 0) + (metric.table - before)
+                if video is not None:
+                    clip, position = places[row.name]
+                    video.update(logits, target, [clip], [position])
+                found.append(_score(row, group, tuple(members), mask, target, model.labels))
+    by_class = None if video is None else _by_class(video.compute(), model.labels)
+    return Evaluation(metric.results(), table, by_class, tuple(found), unit, model.labels)
 
 
-def _score(row: Row, unit: Unit, window: tuple[Row, ...], mask: Tensor, target: Tensor, labels: LabelSpace) -> FrameScore:
-    names = labels.foreground
-    overlap = {
-        score: dict(zip(names.values(), values[0].tolist(), strict=True))
-        for score, values in per_image_scores(mask, target, labels).items()
+def _places(rows: Sequence[Row]) -> dict[str, tuple[str, int]]:
+    """The sequence of each frame and its place there; nothing where a frame names none, or no sequence has three frames."""
+    if not all(row.sequence for row in rows):
+        return {}
+    sequences = sequence_order(rows)
+    if max(map(len, sequences), default=0) < 3:
+        return {}
+    return {row.name: (row.group("sequence"), place) for members in sequences for place, row in enumerate(members)}
+
+
+def _by_class(scores: dict[str, Tensor], labels: LabelSpace) -> dict[str, dict[str, float | None]]:
+    columns = {name: values.tolist() for name, values in scores.items()}
+    return {
+        label: {name: _known(values[index]) for name, values in columns.items()}
+        for index, label in enumerate(labels.foreground.values())
     }
-    known = target != IGNORE_INDEX
-    area, true_area = (
-        {name: ((ids == index) & known).sum().div(known.sum()).item() for index, name in names.items()} for ids in (mask, target)
-    )
-    return FrameScore(row, row.group(unit) or UNKNOWN_GROUP, window, overlap["dice"], overlap["iou"], area, true_area)
+
+
+def _score(row: Row, group: str, window: tuple[Row, ...], mask: Tensor, target: Tensor, labels: LabelSpace) -> FrameScore:
+    names = labels.foreground
+    overlap = per_image_scores(mask, target, labels) | surface_scores(mask, target, labels, TOLERANCE_PX)
+    scores = {score: dict(zip(names.values(), values[0].tolist(), strict=True)) for score, values in overlap.items()}
+    counts = [tuple(entry) for entry in confusion(mask, target, labels)[0].tolist()]
+    for score, sides in (("area", (0, 1)), ("true_area", (0, 2))):
+        scores[score] = {
+            name: sum(entry[side] for side in sides) / total if (total := sum(entry)) else math.nan
+            for name, entry in zip(names.values(), counts, strict=True)
+        }
+    return FrameScore(row, group, window, scores, dict(zip(names.values(), counts, strict=True)))
 
 
 def _read_ahead(read: PairReader, rows: Sequence[Row]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -194,114 +189,11 @@ def _read_ahead(read: PairReader, rows: Sequence[Row]) -> Iterator[tuple[np.ndar
             yield pair
 
 
-def write_results(
-    evaluation: Evaluation, model: SpineSegmenter, codes: MaskCodes, output: str | Path, *, about: dict[str, Any]
-) -> dict[str, Any]:
-    """Write ``results.json``, ``per_frame.csv`` and ``contact_sheet.png`` into a folder.
-
-    ``results.json`` holds, after what ``about`` gives:
-
-    - ``frames`` with at least one known pixel, ``groups`` (their number) and ``unit`` (``patient`` or ``sequence``);
-    - ``empty_policy``: what a frame without the class counts in means over frames;
-    - ``absent_classes``: those that no frame holds; ``mean_over_classes``: Dice and IoU over the classes that are not absent;
-    - ``classes``: for each class ``frames_with_class``, ``frames_without_class``, every score of
-      :data:`spinevision.metrics.CLASS_SCORES` (fractions of 1, null where undefined; ``empty_frame_area`` is the mean share that
-      was marked of a frame without the class); then ``dice_per_image_interval`` and ``iou_per_image_interval``: ``low`` and
-      ``high`` of the interval over groups (null with fewer than six), ``level``, ``groups``, ``method`` and ``note``. A class that
-      is absent has a ``note`` and no intervals;
-    - ``per_patient`` or ``per_sequence``: for each group its ``frames`` and, for each class, ``frames_with_class``,
-      ``dice_per_image``, ``iou_per_image`` and ``empty_frame_area``.
-
-    ``per_frame.csv`` has a line a frame: for each class ``dice`` and ``iou`` (empty where the frame lacks the class), ``area``
-    (marked by the model) and ``true_area``, shares of the frame. The contact sheet shows truth and prediction of the best, median
-    and worst frames by Dice; it is left out when no frame holds a class.
-
-    Args:
-        evaluation: what was found.
-        model: draws the masks of the sheet.
-        codes: what the dataset's mask values mean.
-        output: the folder.
-        about: what identifies the model and the data, as plain data.
-
-    Returns:
-        What ``results.json`` holds.
-    """
-    output = Path(output)
-    results = {"format_version": RESULTS_VERSION, **about, **evaluation.summary()}
-    names = list(evaluation.labels.foreground.values())
-    header = ["frame", evaluation.unit, *(f"{column} {name}" for name in names for column in _COLUMNS)]
-    rows = [
-        [frame.row.name, frame.group, *(_decimal(getattr(frame, column)[name]) for name in names for column in _COLUMNS)]
-        for frame in evaluation.frames
-    ]
-    write_table(output / "per_frame.csv", header, rows)
-    sheet = extremes_sheet(evaluation, model, codes)
-    if sheet is not None:
-        write_image(sheet, output / "contact_sheet.png")
-    write_json(output / "results.json", results)
-    return results
-
-
-def extremes_sheet(evaluation: Evaluation, model: SpineSegmenter, codes: MaskCodes, count: int = 3) -> Image.Image | None:
-    """A picture of the best, median and worst frames by Dice, ``count`` of each: truth and prediction side by side.
-
-    Returns:
-        The picture; None when no frame has a Dice.
-    """
-    scored = [(dice, frame) for frame in evaluation.frames if (dice := frame.mean_dice) is not None]
-    if not scored:
-        return None
-    ranked = sorted(scored, key=lambda entry: -entry[0])
-    read, count = PairReader(codes, model.labels), min(count, len(ranked))
-    middle = (len(ranked) - count) // 2
-    chosen = {"best": ranked[:count], "median": ranked[middle : middle + count], "worst": ranked[-count:]}
-    rows, captions = [], []
-    for kind, members in chosen.items():
-        pictures = []
-        for _, frame in members:
-            pairs = [read(row) for row in frame.window]
-            place = frame.window.index(frame.row)
-            prediction = model.predict([image for image, _ in pairs])[place]
-            pictures += [draw_overlay(*pairs[place], model.labels), prediction.overlay()]
-        rows.append(pictures)
-        captions.append(
-            f"{kind} (truth, prediction): " + "; ".join(f"{Path(frame.row.name).stem} Dice {dice:.2f}" for dice, frame in members)
-        )
-    return contact_sheet(rows, captions)
-
-
-def results_text(results: dict[str, Any]) -> str:
-    """The results as a small table for people."""
-    unit = results["unit"]
-    lines = [f"{counted(results['frames'], 'frame')} of {counted(results['groups'], unit)}; {results['empty_policy']}"]
-    for name, entry in results["classes"].items():
-        held, without = entry["frames_with_class"], entry["frames_without_class"]
-        if held:
-            interval = entry["dice_per_image_interval"]
-            low, high = interval["low"], interval["high"]
-            span = interval["note"] if low is None else f"{interval['level']:.0%} interval over {unit}s {low:.3f} to {high:.3f}"
-            lines.append(f"  {name}, {counted(held, 'frame')} with it: Dice per image {entry['dice_per_image']:.3f} ({span})")
-            lines.append(
-                f"    IoU per image {entry['iou_per_image']:.3f}, pooled Dice {entry['dice_pooled']:.3f}; "
-                f"found in {entry['presence_sensitivity']:.1%} of these frames"
-            )
-        else:
-            lines.append(f"  {name}: {entry['note']}")
-        if without:
-            lines.append(
-                f"    {counted(without, 'frame')} without it: nothing marked in {entry['presence_specificity']:.1%} of these, "
-                f"falsely marked area {entry['empty_frame_area']:.2%} on average"
-            )
-        else:
-            lines.append("    no frame without it, so false alarms cannot be measured")
-    return "\n".join(lines)
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
+def mean(values: Iterable[float | None]) -> float | None:
     """Over the values that are known; None when none is."""
     known = [value for value in values if value is not None and not math.isnan(value)]
     return sum(known) / len(known) if known else None
 
 
-def _decimal(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.6f}"
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value

@@ -16,6 +16,7 @@ from spinevision.images import ImageSource, field_of_view, read_frame
 from spinevision.labels import LabelSpace
 from spinevision.models.cascade import SpineCascade
 from spinevision.models.classifier import SpineClassifier
+from spinevision.models.operating_point import calibrated
 from spinevision.models.segmenter import SpineSegmenter, decide
 from spinevision.preprocess import Placement
 
@@ -224,7 +225,7 @@ def _ask_segmenter(
     model: SpineSegmenter, logits: Tensor, placement: Placement, target: str | None, region: str | np.ndarray
 ) -> _Question:
     restored = model.preprocess.restore(logits[0], placement)
-    mask = decide(restored[None], model.threshold)[0].cpu().numpy()
+    mask = decide(calibrated(restored[None], model.temperature), model.threshold)[0].cpu().numpy()
     sizes = {name: int((mask == index).sum()) for index, name in model.labels.foreground.items()}
     if target is None and not model.labels.binary and not any(sizes.values()):
         raise ValueError(f"the model finds none of its classes in this frame; name one to explain, of {', '.join(sizes)}")

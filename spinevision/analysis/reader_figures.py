@@ -11,9 +11,10 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from spinevision.analysis.figures import png
 from spinevision.analysis.reader_masks import MODEL
 from spinevision.analysis.reader_scores import ClassScores
-from spinevision.files import atomic_file
+from spinevision.files import write_bytes
 
 _PEOPLE, _MODEL = "#0072B2", "#D55E00"
 """Blue and vermilion of Okabe and Ito's palette."""
@@ -21,7 +22,9 @@ _PEOPLE, _MODEL = "#0072B2", "#D55E00"
 _AREA_TICKS = (0.001, 0.01, 0.05, 0.2, 1.0)
 
 
-def write_reader_figures(classes: Mapping[str, ClassScores], results: Mapping[str, Any], output: Path) -> None:
+def write_reader_figures(
+    classes: Mapping[str, ClassScores], results: Mapping[str, Any], output: Path
+) -> dict[str, dict[str, bytes]]:
     """Write the figures of every class as PNG, each called by what it shows and the class.
 
     They are ``agreement``, ``ranking``, ``dice_dependence`` and ``reader_groups``, as far as there is something to draw.
@@ -30,7 +33,11 @@ def write_reader_figures(classes: Mapping[str, ClassScores], results: Mapping[st
         classes: the scores.
         results: what ``results.json`` holds.
         output: the folder.
+
+    Returns:
+        For each class what its figures show, and their bytes.
     """
+    written: dict[str, dict[str, bytes]] = {}
     for name, scores in classes.items():
         entry = results["classes"][name]
         figures = {"agreement": agreement_matrix(scores.mean_dice_table(), entry["agreement"]["raters"], name)}
@@ -40,9 +47,10 @@ def write_reader_figures(classes: Mapping[str, ClassScores], results: Mapping[st
             figures["dice_dependence"] = dice_dependence(entry, scores.shown, scores.agreement, scores.area[:, 0], name)
         if entry["reader_groups"]:
             figures["reader_groups"] = reader_groups(entry, name)
-        for what, figure in figures.items():
-            with atomic_file(output / f"{what}-{_file_part(name)}.png") as path:
-                figure.savefig(path, dpi=150, metadata={"Software": None})
+        written[name] = {what: png(figure) for what, figure in figures.items()}
+        for what, content in written[name].items():
+            write_bytes(output / f"{what}-{_file_part(name)}.png", content)
+    return written
 
 
 def agreement_matrix(table: np.ndarray, raters: list[str], name: str) -> Figure:

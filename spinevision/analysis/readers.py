@@ -12,8 +12,9 @@ import numpy as np
 
 from spinevision.analysis.reader_figures import write_reader_figures
 from spinevision.analysis.reader_masks import MODEL, REFERENCE, MarkedFrames, read_marked_frames
+from spinevision.analysis.reader_page import write_reader_page
 from spinevision.analysis.reader_scores import ClassScores
-from spinevision.data.wording import listed
+from spinevision.data.wording import counted, listed
 from spinevision.files import write_json
 from spinevision.statistics import MOST_READERS
 from spinevision.tables import write_table
@@ -21,7 +22,7 @@ from spinevision.tables import write_table
 READERS_VERSION = 1
 
 _POLICIES = {
-    "against_reference": "frames whose reference lacks the class have no Dice and IoU; what is marked there is empty_frame_area",
+    "against_reference": "frames whose reference lacks the class have no Dice and IoU; what is marked there is the false area",
     "between_raters": "two masks without the class have no Dice and are left out; one with and one without it have Dice 0",
     "common_frames": "ranking, paired comparisons and consensus use the frames that everyone concerned has marked",
     "areas": "shares of the frame's known pixels, 0 to 1",
@@ -121,7 +122,7 @@ def reader_study(
 
 
 def write_reader_results(study: ReaderStudy, output: str | Path, *, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Write ``results.json``, ``per_frame.csv`` and the figures as PNG into a folder.
+    """Write ``results.json``, ``per_frame.csv``, the figures as PNG and all of them on one page, ``readers.html``, into a folder.
 
     ``results.json`` holds, after what ``about`` gives: ``frames``, ``groups`` (their number), ``readers``, ``policies`` in words,
     the frames that each rater has ``not_marked`` and the masks ``not_in_reference``; and for each of ``classes``:
@@ -155,6 +156,24 @@ def write_reader_results(study: ReaderStudy, output: str | Path, *, about: Mappi
             cells += [table[number, rater] for rater in range(1, len(others) + 1) for table in (scores.score, scores.area)]
             rows.append([frame.name, frame.group, name, *("" if np.isnan(cell) else f"{cell:.6f}" for cell in cells)])
     write_table(output / "per_frame.csv", header, rows)
-    write_reader_figures(study.classes, results, output)
+    write_reader_page(results, write_reader_figures(study.classes, results, output), output)
     write_json(output / "results.json", results)
     return results
+
+
+def readers_text(results: Mapping[str, Any]) -> str:
+    """The results as a few lines for people."""
+    lines = [f"{counted(results['frames'], 'frame')}, {counted(results['groups'], 'group')}"]
+    for name, entry in results["classes"].items():
+        lines.append(f"  {name}, {counted(entry['frames_with_class'], 'frame')} with it: Dice against the reference")
+        for rater, one in entry["raters"].items():
+            interval = one["dice_per_image"]
+            value = "not defined" if interval["estimate"] is None else f"{interval['estimate']:.3f}"
+            span = f" ({interval['low']:.3f} to {interval['high']:.3f})" if interval["low"] is not None else ""
+            lines.append(f"    {rater} {value}{span}")
+        agreement = entry["agreement"]["mean_pairwise_dice_of_readers"]["estimate"]
+        lines.append(f"    readers among each other {'not defined' if agreement is None else f'{agreement:.3f}'}")
+        if found := entry.get("non_inferior_to_mean_reader"):
+            verdict = {True: "not inferior", False: "non-inferiority not shown", None: "too few groups to tell"}
+            lines.append(f"    model against the mean reader at a margin of {found['margin']:g}: {verdict[found['non_inferior']]}")
+    return "\n".join(lines)

@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import math
 import re
 from typing import Any
 
 import yaml
 
 from spinevision.hub.config import LIBRARY, ModelConfig, ModelFolderError
+from spinevision.hub.markdown import bullets, cell, table
+from spinevision.hub.model_index import is_ours, model_index, results_markdown, task_of
 from spinevision.labels import IGNORE_INDEX, LabelSpace
 
 TAGS = ("medical", "endoscopy", "spine", "pytorch", "lightning")
 
 _BLOCK = re.compile(r"<!-- spinevision:(\w+) -->\n.*?\n<!-- /spinevision:\1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- /?spinevision:\w+ -->")
+_INDEX = "model-index"
 _FRONT = re.compile(r"\A\s*---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 
 
@@ -29,7 +31,8 @@ def render_card(
         config: labels, preprocessing, licence and provenance.
         results: what was measured; ``results["classes"]`` maps a class name to its metrics, each a number or None where it is not
             defined, its interval (``low``, ``high``) beside it under its name and ``_interval``; single numbers and texts beside
-            the classes are listed. None when nothing was measured.
+            the classes are listed; with ``results["data"]["source"]`` the scores also go into the metadata
+            (:func:`spinevision.hub.model_index.model_index`). None when nothing was measured.
         text: Markdown for a new card: data, intended use, limits.
         existing: a card that exists: its text and metadata are kept but for our blocks and keys, and a block that it has lost is
             added at its end.
@@ -43,11 +46,11 @@ def render_card(
     """
     card = _fill(_template(), _values(config, results, text, repo_id))
     if existing is None:
-        return _front_matter(config, "") + card
+        return _front_matter(config, "", results) + card
     existing = existing.removeprefix("\ufeff").replace("\r\n", "\n")
     front = _FRONT.match(existing)
     metadata, body = (front[1] or "", existing[front.end() :]) if front else ("", existing)
-    return _front_matter(config, metadata) + _renew(body.lstrip("\n"), card)
+    return _front_matter(config, metadata, results) + _renew(body.lstrip("\n"), card)
 
 
 def _template() -> str:
@@ -72,21 +75,31 @@ def _renew(body: str, card: str) -> str:
     return "\n\n".join([renewed.rstrip("\n"), *(block for name, block in fresh.items() if name not in present)]) + "\n"
 
 
-def _front_matter(config: ModelConfig, metadata: str) -> str:
-    """Our keys first, then the lines of all other keys as they stand, so that no value or comment of a person changes."""
+def _front_matter(config: ModelConfig, metadata: str, results: dict[str, Any] | None) -> str:
+    """Our keys first, then the lines of all other keys as they stand, so that no value or comment of a person changes.
+
+    Tags and model-index are shared: ours, then a person's. Ours in the model-index are made anew, or go where nothing was measured.
+    """
     try:
         known = yaml.safe_load(metadata) or {}
         theirs = known.get("tags") or []
         theirs = [theirs] if isinstance(theirs, str) else list(theirs)
         ours: dict[str, Any] = {
             "library_name": LIBRARY,
-            "pipeline_tag": "image-classification" if _classifies(config) else "image-segmentation",
+            "pipeline_tag": task_of(config.architecture),
             "tags": list(dict.fromkeys([*TAGS, config.architecture.lower(), *theirs])),
         }
         if config.license:
             ours["license"] = config.license
+        if not isinstance(index := known.get(_INDEX) or [], list):
+            raise ValueError("its model-index is not a list")
+        fresh, own = _measured(config, results), [entry for entry in index if not is_ours(entry)]
+        if fresh or len(own) < len(index):
+            ours[_INDEX] = [*fresh, *own]
         sections = re.split(r"(?m)^(?=[^\s#\-}\]])", metadata)
         kept = "".join(section for section in sections if section.split(":")[0].strip("\"' ") not in ours)
+        if ours.get(_INDEX) == []:  # all that was there was ours
+            del ours[_INDEX], known[_INDEX]
         front = yaml.safe_dump(ours, sort_keys=False, allow_unicode=True) + kept
         if {**known, **ours} != yaml.safe_load(front):
             raise ValueError("its keys cannot be told apart")
@@ -98,28 +111,40 @@ def _front_matter(config: ModelConfig, metadata: str) -> str:
     return f"---\n{front}---\n\n"
 
 
+def _measured(config: ModelConfig, results: dict[str, Any] | None) -> list[dict[str, Any]]:
+    """The model-index of results that say which data they were measured on."""
+    data = (results or {}).get("data")
+    source = data.get("source") if isinstance(data, dict) else None
+    return model_index(results or {}, architecture=config.architecture, dataset=source) if isinstance(source, str) else []
+
+
 def _values(config: ModelConfig, results: dict[str, Any] | None, text: str, repo_id: str | None) -> dict[str, str]:
     title = repo_id.split("/")[-1] if repo_id else f"{config.architecture} for {', '.join(config.labels)}"
     return {
-        "title": _cell(title),
+        "title": cell(title),
         "text": text.strip(),
         "snippet": _snippet(config, repo_id),
         "classes": _classes(config),
-        "preprocess": _list(config.preprocess),
+        "preprocess": bullets(config.preprocess),
         "architecture": config.architecture,
         "dtype": config.dtype,
-        "decision": "the most probable class" if config.threshold is None else f"a probability of {config.threshold:g} or more",
-        "results": _results(results),
-        "license": f"Licence of the weights: {_cell(config.license)}."
+        "decision": _decision(config),
+        "calibration": "none, a probability is the sigmoid or softmax of the network's logits"
+        if config.temperature == 1
+        else f"the logits are divided by a temperature of {config.temperature:.4g}, chosen on validation frames",
+        "results": results_markdown(results),
+        "license": f"Licence of the weights: {cell(config.license)}."
         if config.license
         else "No licence is stated for these weights: ask their author before you use them.",
-        "provenance": _list(config.provenance) if config.provenance else "Where the training data came from is not stated.",
+        "provenance": bullets(config.provenance) if config.provenance else "Where the training data came from is not stated.",
     }
 
 
-def _classifies(config: ModelConfig) -> bool:
-    """By the naming rule of the architectures: a classifier's class name ends so."""
-    return config.architecture.endswith("Classifier")
+def _decision(config: ModelConfig) -> str:
+    if config.threshold is None:
+        return "the most probable class"
+    chosen = "not chosen on validation frames" if config.threshold_rule is None else cell(config.threshold_rule)
+    return f"a probability of {config.threshold:g} or more ({chosen})"
 
 
 def _snippet(config: ModelConfig, repo_id: str | None) -> str:
@@ -135,54 +160,7 @@ def _snippet(config: ModelConfig, repo_id: str | None) -> str:
 
 
 def _classes(config: ModelConfig) -> str:
-    if _classifies(config):
-        return _table(["Output", "Name"], [[str(index), _cell(name)] for index, name in enumerate(config.labels)])
-    rows = [[str(index), _cell(name)] for index, name in LabelSpace(config.labels).id2label.items()]
-    return _table(["Mask value", "Class"], [*rows, [str(IGNORE_INDEX), "ignored in training and evaluation"]])
-
-
-def _results(results: dict[str, Any] | None) -> str:
-    classes = results.get("classes") if results else None
-    single = {key: value for key, value in (results or {}).items() if isinstance(value, (str, int, float))}
-    parts = [_list(single)] if single else []
-    if isinstance(classes, dict) and classes and all(isinstance(metrics, dict) for metrics in classes.values()):
-        rows = {name: _with_intervals(metrics) for name, metrics in classes.items()}
-        columns = list(dict.fromkeys(column for metrics in rows.values() for column in metrics))
-        cells = [[_cell(name), *(_number(metrics.get(column)) for column in columns)] for name, metrics in rows.items()]
-        parts.append(_table(["Class", *map(_cell, columns)], cells))
-    return "\n\n".join(parts) or "No results have been measured for these weights."
-
-
-def _with_intervals(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Each metric with the interval that stands beside it under its name and ``_interval``; remarks are left out."""
-    folded = {}
-    for name, value in metrics.items():
-        interval = metrics.get(f"{name}_interval")
-        if isinstance(interval, dict):
-            folded[name] = {"value": value, "low": interval.get("low"), "high": interval.get("high")}
-        elif not name.endswith("_interval") and not isinstance(value, str):
-            folded[name] = value
-    return folded
-
-
-def _number(value: Any) -> str:
-    if isinstance(value, dict) and "value" in value:
-        interval = [value.get("low"), value.get("high")]
-        return _number(value["value"]) + (f" ({_number(interval[0])} to {_number(interval[1])})" if None not in interval else "")
-    if value is None or (isinstance(value, float) and not math.isfinite(value)):
-        return "not defined"
-    return f"{value:.3f}" if isinstance(value, float) else _cell(value)
-
-
-def _table(head: list[str], rows: list[list[str]]) -> str:
-    return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
-
-
-def _list(values: dict[str, Any]) -> str:
-    return "\n".join(f"- {_cell(key)}: {_cell(value)}" for key, value in values.items())
-
-
-def _cell(value: Any) -> str:
-    """Any value as one line of Markdown that can neither end a table cell nor open a tag or comment."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return " ".join(text.split()).replace("<", "&lt;").replace("|", "\\|")
+    if task_of(config.architecture) == "image-classification":
+        return table(["Output", "Name"], [[str(index), cell(name)] for index, name in enumerate(config.labels)])
+    rows = [[str(index), cell(name)] for index, name in LabelSpace(config.labels).id2label.items()]
+    return table(["Mask value", "Class"], [*rows, [str(IGNORE_INDEX), "ignored in training and evaluation"]])

@@ -20,6 +20,8 @@ LIBRARY = "spinevision"
 FORMAT_VERSION = 1
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_JSON_BYTES = 2**20
+TEMPERATURES = (0.05, 20.0)
+"""The lowest and the highest temperature of calibration, the range in which one is fitted."""
 MAX_DEPTH = 16
 """Lists and dictionaries inside each other in ``config.json``."""
 
@@ -46,6 +48,9 @@ class ModelConfig:
         labels: class names, in order.
         preprocess: arguments of ``Preprocess``, written in full.
         threshold: probability at or above which a pixel or a frame is positive, in (0, 1); None for a multiclass model.
+        temperature: what the network's logits are divided by before they become probabilities, 0.05 to 20; 1 where the model is not
+            calibrated.
+        threshold_rule: how the threshold was chosen, in words; None where it was not.
         dtype: "float32", "float16" or "bfloat16": the type of every floating-point weight.
         license: licence of the weights, None when none is stated.
         provenance: where the data came from, None when not stated.
@@ -60,6 +65,8 @@ class ModelConfig:
     labels: tuple[str, ...]
     preprocess: dict[str, Any]
     threshold: float | None
+    temperature: float = 1.0
+    threshold_rule: str | None = None
     dtype: str = "float32"
     license: str | None = None
     provenance: dict[str, Any] | None = None
@@ -84,12 +91,23 @@ class ModelConfig:
             raise ModelFolderError("threshold is null, but a model with one label needs a number between 0 and 1, such as 0.5")
         if self.threshold is not None and not (isinstance(self.threshold, float) and 0 < self.threshold < 1):
             raise ModelFolderError(f"threshold must be a number between 0 and 1 or null, found {shown(self.threshold)}")
+        if self.threshold is None and self.threshold_rule is not None:
+            raise ModelFolderError(f"threshold_rule is {shown(self.threshold_rule)}, but there is no threshold; make it null")
+        if type(self.temperature) not in (int, float) or not TEMPERATURES[0] <= self.temperature <= TEMPERATURES[1]:
+            raise ModelFolderError(
+                f"temperature must be a number from {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, found {shown(self.temperature)}"
+            )
         if self.dtype not in DTYPES:
             raise ModelFolderError(f"dtype must be one of {', '.join(DTYPES)}, found {shown(self.dtype)}")
-        for name in ("license", "library_version"):
+        for name in ("license", "library_version", "threshold_rule"):
             value = getattr(self, name)
-            if not (isinstance(value, str) and value.strip()) and not (name == "license" and value is None):
+            if not (isinstance(value, str) and value.strip()) and not (name != "library_version" and value is None):
                 raise ModelFolderError(f"{name} must be a text that is not empty, found {shown(value)}")
+
+    @property
+    def operating_point(self) -> dict[str, Any]:
+        """What was chosen on validation frames, as a model's ``operating_point()`` gives it."""
+        return {"threshold": self.threshold, "temperature": self.temperature, "threshold_rule": self.threshold_rule}
 
     def to_dict(self) -> dict[str, Any]:
         """The content of ``config.json``; ``id2label`` and ``label2id`` are written as other tools expect them."""
@@ -105,7 +123,7 @@ class ModelConfig:
             "label2id": {name: index for index, name in names.items()},
             "ignore_index": IGNORE_INDEX,
             "preprocess": self.preprocess,
-            "threshold": self.threshold,
+            **self.operating_point,
             "dtype": self.dtype,
             "license": self.license,
             "provenance": self.provenance,

@@ -15,6 +15,7 @@ from rich.progress import track
 from spinevision.data.clips import sequence_order
 from spinevision.data.manifest import Row, table_rows
 from spinevision.data.splits import number_order
+from spinevision.files import write_json
 from spinevision.images import FRAME_SUFFIXES, read_frame, write_image
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
@@ -44,9 +45,10 @@ def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | P
     ``.jsonl`` there names as a sequence for one, and of frames without such a name the images of one folder, in the order of their
     names (numbers by their value).
 
-    Writes ``masks/*.png`` (mode L, label ids, the frame's own size), ``areas.csv`` (for each class the share of the field of view
-    that it covers, 0 to 1; for a video ``time_s``, seconds) and the overlays: ``overlays/*.jpg`` for images, ``overlay.mp4`` for a
-    video. Files are named as the images are, without their ending, in the same sub-folders; those of a video by frame number.
+    Writes ``masks/*.png`` (mode L, label ids, the frame's own size), ``masks/classes.json`` (which class each id is, so that the
+    folder can be held against other masks), ``areas.csv`` (for each class the share of the field of view that it covers, 0 to 1;
+    for a video ``time_s``, seconds) and the overlays: ``overlays/*.jpg`` for images, ``overlay.mp4`` for a video. Files are named
+    as the images are, without their ending, in the same sub-folders; those of a video by frame number.
     After an error in the middle, the masks, overlays and areas of the frames (or clips) before it stay; ``overlay.mp4`` does not.
 
     Args:
@@ -67,6 +69,7 @@ def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | P
         found = _open(Path(source), output, stack, clips=model.window_length > 1)
         movie = found.rate and stack.enter_context(VideoWriter(output / "overlay.mp4", rate=found.rate))
         writer = _open_table(output / "areas.csv", names, stack)
+        write_json(output / "masks" / "classes.json", {str(index): name for index, name in model.labels.id2label.items()})
         predictions = (pair for sequence in found.sequences for pair in _predict(model, sequence))
         for frame, prediction in track(predictions, found.title, found.total, disable=not progress, transient=True):
             prediction.save(output / "masks" / f"{frame.name}.png")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spinevision.hub.config import TEMPERATURES
 from spinevision.labels import PRESENCE, LabelSpace
 from spinevision.metrics import threshold_for_sensitivity
 from spinevision.models import find_architecture
@@ -66,6 +67,7 @@ class SpineCascade(SpineSegmenter):
         gate: probability of presence at or above which the segmenter is asked, 0 to 1.
         sensitivity: the share of validation frames with the tissue that the gate was chosen to let through; None where it was
             not chosen so.
+        presence_temperature: what the classifier's logit is divided by before it becomes the probability of presence.
         preprocess: that of the segmenter.
 
     Raises:
@@ -83,6 +85,7 @@ class SpineCascade(SpineSegmenter):
         segmenter: Mapping[str, object],
         gate: float = 0.5,
         sensitivity: float | None = None,
+        presence_temperature: float = 1.0,
         preprocess: Preprocess | Mapping[str, Any] | None = None,
     ) -> None:
         first, second = _build(classifier, "classifier"), _build(segmenter, "segmenter")
@@ -98,14 +101,24 @@ class SpineCascade(SpineSegmenter):
             raise ValueError(f"labels {', '.join(labels)} are not the segmenter's ({', '.join(second.labels)}); give those")
         if not 0 <= gate <= 1:
             raise ValueError(f"gate must be a probability from 0 to 1, found {gate}")
-        arguments = {"classifier": classifier, "segmenter": segmenter, "gate": gate, "sensitivity": sensitivity}
+        if not TEMPERATURES[0] <= presence_temperature <= TEMPERATURES[1]:
+            raise ValueError(
+                f"presence_temperature must be from {TEMPERATURES[0]:g} to {TEMPERATURES[1]:g}, found {presence_temperature}"
+            )
+        arguments = {
+            "classifier": classifier,
+            "segmenter": segmenter,
+            "gate": gate,
+            "sensitivity": sensitivity,
+            "presence_temperature": presence_temperature,
+        }
         chosen = second.preprocess if preprocess is None else preprocess
         super().__init__(labels, CascadeNetwork(first.network, second.network), chosen, arguments)
         if self.preprocess.config() != second.preprocess.config():
             raise ValueError("preprocess differs from the segmenter's; leave it out")
         second.preprocess = self.preprocess  # one object, so that both are on one device
         self.gate_preprocess = first.preprocess  # so that it goes to the device of the rest
-        first.threshold = gate
+        first.set_operating_point({"threshold": gate, "temperature": presence_temperature})
         # Beside the module tree: their networks are in it already.
         self.__dict__["classifier"], self.__dict__["segmenter"] = first.eval(), second.eval()
 
@@ -131,7 +144,9 @@ class SpineCascade(SpineSegmenter):
         """
         chosen = classifier.threshold if gate is None else gate
         records = {"classifier": _record(classifier), "segmenter": _record(segmenter)}
-        cascade = cls(segmenter.labels, **records, gate=chosen, sensitivity=sensitivity)
+        cascade = cls(
+            segmenter.labels, **records, gate=chosen, sensitivity=sensitivity, presence_temperature=classifier.temperature
+        )
         cascade.network.classifier.load_state_dict(classifier.network.state_dict())
         cascade.network.segmenter.load_state_dict(segmenter.network.state_dict())
         cascade.set_operating_point(segmenter.operating_point())
@@ -162,7 +177,7 @@ class SpineCascade(SpineSegmenter):
         self.classifier.threshold = chosen
 
     def set_operating_point(self, values: Mapping[str, Any]) -> None:
-        """Take over the segmenter's threshold."""
+        """Take over the segmenter's threshold and temperature; the classifier's are ``gate`` and ``presence_temperature``."""
         super().set_operating_point(values)
         self.segmenter.set_operating_point(values)
 

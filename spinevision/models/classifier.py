@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, overload
@@ -14,13 +13,15 @@ from torch.nn import functional as F
 
 from spinevision.images import ImageSource, read_frame
 from spinevision.labels import IGNORE_INDEX, LabelSpace
-from spinevision.metrics import PresenceScores
+from spinevision.metrics import PresenceScores, fit_temperature, threshold_for_pixel_sensitivity
+from spinevision.metrics.histogram import LIMIT
 from spinevision.models.base import SpineModel
+from spinevision.models.operating_point import Chosen, Deciding, calibrated
 from spinevision.preprocess import Preprocess
 from spinevision.structures import FrameBatch, InputSpec, PresencePrediction
 
 
-class SpineClassifier(SpineModel):
+class SpineClassifier(Deciding, SpineModel):
     """A model that answers a frame with the probability that each tissue is in it: one independent sigmoid a label.
 
     Args:
@@ -30,6 +31,7 @@ class SpineClassifier(SpineModel):
         arguments: the subclass's own constructor arguments, in full.
     """
 
+    threshold: float
     MONITOR: ClassVar[tuple[str, str]] = ("val/auroc", "max")
 
     def __init__(
@@ -50,13 +52,19 @@ class SpineClassifier(SpineModel):
     # Training. Scores stay outside the module tree, so that the state dict holds the network alone.
 
     def setup(self, stage: str) -> None:
-        """Refuse losses that are made for masks; start with empty scores, on the device of now.
+        """Refuse losses and rules that are made for masks; start with empty scores, on the device of now.
 
         Raises:
-            ValueError: a loss other than ``cross_entropy``.
+            ValueError: a loss other than ``cross_entropy``; the threshold rule ``false_area``, or any but the default with several
+                labels, which keep one threshold.
         """
         if self.settings.loss not in (None, "cross_entropy"):
             raise ValueError(f"a classifier trains with the loss cross_entropy, found {self.settings.loss!r}, which is for masks")
+        rule = self.settings.threshold_rule
+        if rule == "false_area":
+            raise ValueError("the threshold_rule false_area is for masks, which a classifier does not make; choose sensitivity")
+        if rule != "dice" and len(self.labels) > 1:
+            raise ValueError(f"the threshold_rule {rule} is for one label, found {', '.join(self.labels)}; leave it out")
         self.__dict__.pop("_scores", None)
         super().setup(stage)
 
@@ -85,24 +93,29 @@ class SpineClassifier(SpineModel):
         return self._loss(logits, presence)
 
     def finish_scores(self) -> dict[str, float]:
-        """Mean AUROC and average precision over the labels that have both kinds of frames; in a fit also choose the threshold.
+        """Mean AUROC and average precision over the labels that have both kinds of frames; in a fit also the operating point.
 
-        The threshold of a single label is the one with the highest sum of sensitivity and specificity; several labels keep theirs.
+        The threshold of a single label is the one with the highest sum of sensitivity and specificity, or that of the rule
+        ``sensitivity``; several labels keep theirs. The temperature is one for all labels.
         """
         scores = self._scores.compute()
-        best = float(scores["best_threshold"][0])
-        if self.fitting and len(self.labels) == 1 and not math.isnan(best):
-            self.threshold = best
+        if self.fitting:
+            self._choose_operating_point(float(scores["best_threshold"][0]))
         self._scores.reset()
         return {name: float(scores[name].nanmean()) for name in ("auroc", "auprc")}
 
-    def operating_point(self) -> dict[str, Any]:
-        """The threshold."""
-        return {"threshold": self.threshold}
+    def _choose_operating_point(self, youden: float) -> None:
+        with self._scores.sync_context():  # the frames of all processes
+            table = self._scores.table.sum(dim=0, keepdim=True).cpu()
+        fitted = float(fit_temperature(table, LIMIT)) if self.settings.calibrate else 1.0
+        self.settle(self._choose_threshold(table, youden) if len(self.labels) == 1 else None, fitted, torch.float32)
 
-    def set_operating_point(self, values: Mapping[str, Any]) -> None:
-        """Take over a threshold."""
-        self.threshold = values["threshold"]
+    def _choose_threshold(self, table: Tensor, youden: float) -> Chosen:
+        if (goal := self.settings.threshold_goal) is not None:
+            rule = f"the highest that finds at least {goal:g} of the validation frames with the tissue"
+            return Chosen(float(threshold_for_pixel_sensitivity(table, LIMIT, goal)), rule)
+        rule = "the nearest to 0.5 of those with the highest sum of sensitivity and specificity on validation frames"
+        return Chosen(youden, rule)
 
     # Use
 
@@ -130,10 +143,11 @@ class SpineClassifier(SpineModel):
         return PresencePrediction(chances, present, self.threshold, frame)
 
     def answer(self, frame: np.ndarray) -> Tensor:
-        """Probability of each label in a frame, uint8 (H, W, 3): float32 (K,). Call it in eval mode."""
+        """Calibrated probability of each label in a frame, uint8 (H, W, 3): float32 (K,). Call it in eval mode."""
         tensor, _ = self.preprocess.resize(frame)
         device = next(self.network.parameters()).device
-        return self(self.preprocess.normalize(tensor[None].to(device)))[0].float().sigmoid()
+        logits: Tensor = self(self.preprocess.normalize(tensor[None].to(device)))[0]
+        return calibrated(logits, self.temperature).sigmoid()
 
 
 def _truth(batch: FrameBatch) -> Tensor:

@@ -157,7 +157,7 @@ def model_config(model: SpineModel, license_name: str | None, provenance: Mappin
         arguments=model.arguments,
         labels=model.labels.names,
         preprocess=model.preprocess.config(),
-        threshold=model.operating_point().get("threshold"),
+        **model.operating_point(),
         dtype=str(next(model.network.parameters()).dtype).removeprefix("torch."),
         license=license_name,
         provenance={**(provenance or {}), **_history(model)} or None,
@@ -235,7 +235,7 @@ def load_pretrained(
         logger.warning("labels %s replace %s; made anew: %s", [*model.labels], [*saved], ", ".join(sorted(head)))
     _fill(model, tensors, stored)
     if not fresh:
-        model.set_operating_point({"threshold": config.threshold})
+        model.set_operating_point(config.operating_point)
     if verify and not fresh:
         compare_golden(model, read_golden(folder), str(source))
     model.hub_info = info
@@ -257,7 +257,7 @@ def load_checkpoint(kind: type[M], path: str | Path) -> M:
             labels=tuple(arguments.pop("labels")),
             preprocess=arguments.pop("preprocess"),
             arguments=arguments,
-            threshold=record["operating_point"].get("threshold"),
+            **record["operating_point"],
         )
         settings = TrainingSettings(**record["settings"])
         tensors = {name.removeprefix("network."): tensor for name, tensor in checkpoint["state_dict"].items()}
@@ -270,7 +270,7 @@ def load_checkpoint(kind: type[M], path: str | Path) -> M:
     if unfit := wrong + [name for name in tensors if name not in expected]:
         raise ModelFolderError(f"the weights of {path} do not fit {config.architecture}: {listed(unfit)}; train it anew")
     _fill(model, tensors, next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
-    model.set_operating_point(record["operating_point"])
+    model.set_operating_point(config.operating_point)
     model.settings = settings
     model.encoder_source = _encoder_source(record.get("encoder"), f"{path}")
     return model.eval()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, ClassVar, NamedTuple, overload
@@ -14,18 +13,26 @@ from torch import Tensor, nn
 from spinevision.images import ImageSource, read_frame
 from spinevision.labels import LabelSpace
 from spinevision.losses import LossName, build_loss
-from spinevision.metrics import MaskScores
+from spinevision.metrics import (
+    EmptyFrameThreshold,
+    MaskScores,
+    TemperatureFit,
+    fit_temperature,
+    threshold_for_pixel_sensitivity,
+)
+from spinevision.metrics.histogram import LIMIT
 from spinevision.models.base import SpineModel
+from spinevision.models.operating_point import Chosen, Deciding, calibrated, log_odds
 from spinevision.preprocess import Preprocess
 from spinevision.structures import FrameBatch, InputSpec, MaskPrediction
 from spinevision.windows import windows
 
 
 class FrameAnswer(NamedTuple):
-    """What a segmenter's network says of one frame.
+    """What a segmenter says of one frame.
 
     Attributes:
-        logits: float32 (1, C, H, W) at the frame's own size.
+        logits: float32 (1, C, H, W) at the frame's own size, calibrated: those of the network divided by the temperature.
         presence: probability that the tissue is in the frame at all, from a cascade; else None.
     """
 
@@ -33,7 +40,7 @@ class FrameAnswer(NamedTuple):
     presence: float | None = None
 
 
-class SpineSegmenter(SpineModel):
+class SpineSegmenter(Deciding, SpineModel):
     """A model that answers a frame with a mask.
 
     One whose arguments have ``frames`` takes clips: its network turns (B, T, 3, H, W) into logits (B, T, C, H, W), and single
@@ -57,7 +64,7 @@ class SpineSegmenter(SpineModel):
         arguments: Mapping[str, Any],
     ) -> None:
         super().__init__(labels, network, preprocess, arguments)
-        self.threshold: float | None = 0.5 if self.labels.binary else None
+        self.threshold = 0.5 if self.labels.binary else None
 
     @property
     def input_spec(self) -> InputSpec:
@@ -67,8 +74,18 @@ class SpineSegmenter(SpineModel):
     # Training. Loss and scores stay outside the module tree, so that the state dict holds the network alone.
 
     def setup(self, stage: str) -> None:
-        """Start with empty scores, on the device of now."""
-        self.__dict__.pop("_scores", None)
+        """Start with empty scores, on the device of now.
+
+        Raises:
+            ValueError: a rule for the threshold of a model that has none.
+        """
+        if self.settings.threshold_rule != "dice" and not self.labels.binary:
+            raise ValueError(
+                f"the threshold_rule {self.settings.threshold_rule} is for one class, found {', '.join(self.labels)}; "
+                "leave it out, as the most probable of them decides"
+            )
+        for name in ("_scores", "_temperature_fit", "_empty_frames"):
+            self.__dict__.pop(name, None)
         super().setup(stage)
 
     @property
@@ -81,6 +98,18 @@ class SpineSegmenter(SpineModel):
     def _scores(self) -> MaskScores:
         return MaskScores(self.labels).to(self.device)
 
+    @cached_property
+    def _temperature_fit(self) -> TemperatureFit | None:
+        """Of several classes; that of one comes from the scores."""
+        return TemperatureFit(self.labels).to(self.device) if self.settings.calibrate and not self.labels.binary else None
+
+    @cached_property
+    def _empty_frames(self) -> EmptyFrameThreshold | None:
+        goal = self.settings.threshold_goal
+        if self.settings.threshold_rule != "false_area" or goal is None:
+            return None
+        return EmptyFrameThreshold(self.labels, goal).to(self.device)
+
     def training_loss(self, batch: FrameBatch) -> Tensor:
         """The loss of the logits, and of the extra training outputs of networks that have some, by their weights."""
         masks, loss = _truth(batch), self.loss
@@ -91,27 +120,50 @@ class SpineSegmenter(SpineModel):
         return torch.stack(losses).sum()
 
     def update_scores(self, batch: FrameBatch) -> Tensor:
-        """Score a batch at the network's size; binary masks at 0.5 in a fit, where the threshold is still to be chosen."""
+        """Score a batch at the network's size; binary masks at 0.5 in a fit, where the threshold is still to be chosen.
+
+        Loss and ranking are those of the raw logits.
+        """
         logits, masks = _frames_of(self(batch.frames)), _truth(batch)
-        self._scores.update(logits, decide(logits, 0.5 if self.fitting else self.threshold), masks)
+        if self.fitting:
+            mask = decide(logits, 0.5)
+            for chooser in (self._temperature_fit, self._empty_frames):
+                if chooser is not None:
+                    chooser.update(logits, masks)
+        else:
+            mask = decide(calibrated(logits, self.temperature), self.threshold)
+        self._scores.update(logits, mask, masks)
         return self.loss(logits, masks)
 
     def finish_scores(self) -> dict[str, float]:
-        """Mean Dice and IoU over the classes that occur; in a fit also choose the threshold of a binary model."""
-        results, best = self._scores.results(), float(self._scores.compute()["best_threshold"][0])
-        if self.fitting and self.labels.binary and not math.isnan(best):
-            self.threshold = best
-        self._scores.reset()
+        """Mean Dice and IoU over the classes that occur; in a fit also choose the temperature and, of one class, the threshold."""
+        results = self._scores.results()
+        if self.fitting:
+            self._choose_operating_point()
+        for metric in (self._scores, self._temperature_fit, self._empty_frames):
+            if metric is not None:
+                metric.reset()
         names = {"dice": "dice_per_image", "iou": "iou_per_image", "dice_pooled": "dice_pooled"}
         return {name: _mean(results[score]) for name, score in names.items()}
 
-    def operating_point(self) -> dict[str, Any]:
-        """The threshold."""
-        return {"threshold": self.threshold}
+    def _choose_operating_point(self) -> None:
+        with self._scores.sync_context():  # the frames of all processes
+            table = self._scores.table.cpu()
+        fitted = 1.0
+        if self.settings.calibrate:
+            fitted = float(fit_temperature(table, LIMIT) if self._temperature_fit is None else self._temperature_fit.compute())
+        self.settle(self._choose_threshold(table) if self.labels.binary else None, fitted, torch.float64)
 
-    def set_operating_point(self, values: Mapping[str, Any]) -> None:
-        """Take over a threshold."""
-        self.threshold = values["threshold"]
+    def _choose_threshold(self, table: Tensor) -> Chosen:
+        goal = self.settings.threshold_goal
+        if self._empty_frames is not None:
+            rule = f"the lowest that falsely marks a mean share of at most {goal:g} of the validation frames without the class"
+            return Chosen(float(self._empty_frames.compute()["threshold"]), rule)
+        if goal is not None:
+            rule = f"the highest that finds at least {goal:g} of the pixels of the class on validation frames"
+            return Chosen(float(threshold_for_pixel_sensitivity(table, LIMIT, goal)), rule)
+        rule = "the nearest to 0.5 within one standard error of the best pooled Dice on validation frames"
+        return Chosen(float(self._scores.compute()["best_threshold"]), rule)
 
     # Use
 
@@ -148,7 +200,7 @@ class SpineSegmenter(SpineModel):
         return self.input_spec.frames or 1
 
     def answer(self, frames: Sequence[np.ndarray]) -> Iterator[FrameAnswer]:
-        """What the network says of the frames of one window, uint8 (H, W, 3) each: resize, normalise, network, and the way back.
+        """What comes of the frames of one window, uint8 (H, W, 3) each: resize, normalise, network, the way back, calibration.
 
         Call it in eval mode; each frame's logits are resized as they are asked for.
         """
@@ -157,7 +209,8 @@ class SpineSegmenter(SpineModel):
             raise ValueError("the frames of a clip have different sizes, and this model does not resize; give frames of one size")
         stack = self.preprocess.normalize(torch.stack(tensors).to(next(self.network.parameters()).device))
         logits = self(stack) if self.input_spec.frames is None else self(stack[None])[0]
-        return (FrameAnswer(self.preprocess.restore(values, place)[None]) for values, place in zip(logits, placements, strict=True))
+        restored = (self.preprocess.restore(values, place)[None] for values, place in zip(logits, placements, strict=True))
+        return (FrameAnswer(calibrated(values, self.temperature)) for values in restored)
 
     def prediction(self, frame: np.ndarray, answer: FrameAnswer) -> MaskPrediction:
         """What is given out for a frame."""
@@ -182,9 +235,12 @@ def probability(logits: Tensor) -> Tensor:
 
 
 def decide(logits: Tensor, threshold: float | None) -> Tensor:
-    """Logits (B, C, H, W) to label ids, uint8 (B, H, W): probability at or above the threshold, or the likeliest class."""
+    """Logits (B, C, H, W) to label ids, uint8 (B, H, W): probability at or above the threshold, or the likeliest class.
+
+    The comparison is made between logits, which are finer than probabilities near 1.
+    """
     if logits.shape[1] == 1:
-        return (logits[:, 0].sigmoid() >= (0.5 if threshold is None else threshold)).to(torch.uint8)
+        return (logits[:, 0].float() >= log_odds(0.5 if threshold is None else threshold)).to(torch.uint8)
     return logits.argmax(dim=1).to(torch.uint8)
 
 

@@ -19,6 +19,7 @@ from spinevision.losses import LossName
 
 OptimizerName = Literal["adamw", "adam", "sgd"]
 ScheduleName = Literal["cosine", "poly", "constant"]
+ThresholdRule = Literal["dice", "sensitivity", "false_area"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,14 @@ class TrainingSettings:
         ema_decay: per-step decay of an exponential moving average of weights and BatchNorm statistics, which is what is then
             validated and saved; None for none.
         compile: compile the network for training and validation; needs a C++ compiler, on a GPU Triton.
+        threshold_rule: how the threshold of a model with one class is chosen on validation frames: ``dice`` (near the best pooled
+            Dice, see :meth:`spinevision.metrics.MaskScores.best_dice_threshold`; for presence the highest sum of sensitivity and
+            specificity), ``sensitivity`` (the highest threshold that reaches ``threshold_goal``) or ``false_area`` (of masks alone:
+            the lowest that keeps to it).
+        threshold_goal: for ``sensitivity`` the wanted share of the class's pixels, or of the frames with the tissue for presence;
+            for ``false_area`` the largest mean share of a frame falsely marked on frames without the class.
+        calibrate: at every validation fit the temperature that the logits are divided by before they become probabilities (Guo et
+            al., arXiv:1706.04599); the threshold is for these probabilities, and masks are those of an uncalibrated model.
 
     Raises:
         ValueError: a value out of range.
@@ -61,12 +70,16 @@ class TrainingSettings:
     stills: bool = False
     ema_decay: float | None = None
     compile: bool = False
+    threshold_rule: ThresholdRule = "dice"
+    threshold_goal: float | None = None
+    calibrate: bool = True
 
     def __post_init__(self) -> None:
         for name, value, choices in (
             ("loss", self.loss, get_args(LossName)),
             ("optimizer", self.optimizer, get_args(OptimizerName)),
             ("schedule", self.schedule, get_args(ScheduleName)),
+            ("threshold_rule", self.threshold_rule, get_args(ThresholdRule)),
         ):
             if value not in choices and (name, value) != ("loss", None):
                 raise ValueError(f"{name} must be one of {', '.join(choices)}, found {value!r}")
@@ -85,6 +98,23 @@ class TrainingSettings:
             raise ValueError(f"freeze must be a list of parts, found the text {self.freeze!r}; write [{self.freeze}]")
         if self.ema_decay is not None and not 0 < self.ema_decay < 1:
             raise ValueError(f"ema_decay must lie between 0 and 1, found {self.ema_decay}")
+        self._check_goal()
+
+    def _check_goal(self) -> None:
+        rule, goal = self.threshold_rule, self.threshold_goal
+        if rule == "dice":
+            if goal is not None:
+                raise ValueError(f"threshold_goal is {goal}, but the threshold_rule dice takes none; leave it out")
+        elif rule == "sensitivity" and (goal is None or not 0 < goal <= 1):
+            raise ValueError(
+                "threshold_rule sensitivity needs a threshold_goal above 0 and at most 1, the share to find (such as 0.95), "
+                f"found {goal}"
+            )
+        elif rule == "false_area" and (goal is None or not 0 <= goal < 1):
+            raise ValueError(
+                "threshold_rule false_area needs a threshold_goal from 0 to below 1, the largest mean share of a frame falsely "
+                f"marked (such as 0.01), found {goal}"
+            )
 
 
 def build_optimizer(network: nn.Module, settings: TrainingSettings, encoder: Sequence[str] = ()) -> torch.optim.Optimizer:

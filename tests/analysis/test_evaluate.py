@@ -16,7 +16,9 @@ from PIL import Image
 from red_model import RedModel, write_dataset
 
 from spinevision.analysis import evaluate as module
-from spinevision.analysis.evaluate import UNKNOWN_GROUP, evaluate, results_text, write_results
+from spinevision.analysis import results as writing
+from spinevision.analysis.evaluate import UNKNOWN_GROUP, evaluate
+from spinevision.analysis.results import results_text, write_results
 from spinevision.data.dataset import PairReader
 from spinevision.data.manifest import DatasetError, read_manifest
 from spinevision.images import ImageError
@@ -80,26 +82,46 @@ def test_scores_worked_by_hand(worked: Path) -> None:
             "frames_with_class": 2,
             "dice_per_image": pytest.approx(5 / 6),
             "iou_per_image": pytest.approx(3 / 4),
+            "dice_pooled": pytest.approx(80 / 90),
+            "hd95_px": pytest.approx((1 + 0) / 2),  # the marked row, and the row below it that is missed; then nothing
+            "nsd": 1,
             "empty_frame_area": None,
+            "auroc": pytest.approx(first["nerve"]["auroc"]),
+            "auprc": pytest.approx(first["nerve"]["auprc"]),
         },
     }
-    assert second["nerve"] == {
+    assert {key: value for key, value in second["nerve"].items() if not key.startswith("au")} == {
         "frames_with_class": 1,
         "dice_per_image": 0,
         "iou_per_image": 0,
+        "dice_pooled": 0,
+        "hd95_px": None,
+        "nsd": None,
         "empty_frame_area": pytest.approx(0.025),
     }
+    assert nerve["dice_median"] == pytest.approx(2 / 3)
+    assert nerve["dice_per_patient"] == pytest.approx((5 / 6 + 0) / 2)
+    assert nerve["iou_per_patient"] == pytest.approx((3 / 4 + 0) / 2)
+    assert (nerve["hd95_px_frames"], nerve["nsd_frames"]) == (2, 2)
+    assert nerve["accuracy"] == pytest.approx(1 - 25 / 500)
+    assert results["pixel_accuracy"] == pytest.approx(1 - 25 / 500)
+    assert results["confusion_matrix"] == {"labels": ["background", "nerve"], "pixels": [[435, 5], [20, 40]]}
 
 
 def test_each_frame_has_a_line_in_the_table(worked: Path) -> None:
     score(worked, ["nerve"])
     rows = list(csv.DictReader((worked / "out" / "per_frame.csv").read_text().splitlines()))
     assert [row["frame"] for row in rows] == [f"images/{name}.png" for name in ("half", "right", "missed", "empty", "alarm")]
-    assert [row["dice nerve"] for row in rows] == ["0.666667", "1.000000", "0.000000", "", ""]
-    assert [row["iou nerve"] for row in rows] == ["0.500000", "1.000000", "0.000000", "", ""]
-    assert [row["area nerve"] for row in rows] == ["0.100000", "0.300000", "0.000000", "0.000000", "0.050000"]
-    assert [row["true_area nerve"] for row in rows] == ["0.200000", "0.300000", "0.100000", "0.000000", "0.000000"]
+    assert [row["dice nerve"] for row in rows] == ["0.666667", "1", "0", "", ""]
+    assert [row["iou nerve"] for row in rows] == ["0.5", "1", "0", "", ""]
+    assert [row["area nerve"] for row in rows] == ["0.1", "0.3", "0", "0", "0.05"]
+    assert [row["true_area nerve"] for row in rows] == ["0.2", "0.3", "0.1", "0", "0"]
     assert [row["patient"] for row in rows] == ["P1", "P1", "P2", "P2", "P2"]
+    groups = list(csv.DictReader((worked / "out" / "per_patient.csv").read_text().splitlines()))
+    assert [(row["patient"], row["frames"], row["dice_per_image nerve"]) for row in groups] == [
+        ("P1", "2", "0.833333"),
+        ("P2", "3", "0"),
+    ]
 
 
 def test_results_json_is_what_was_returned_and_every_key_is_explained(worked: Path) -> None:
@@ -107,7 +129,8 @@ def test_results_json_is_what_was_returned_and_every_key_is_explained(worked: Pa
     assert json.loads((worked / "out" / "results.json").read_text()) == results
     text = write_results.__doc__ or ""
     keys = {*results, *results["classes"]["nerve"]} - set(CLASS_SCORES) - {"format_version", "model", "data"}
-    assert [key for key in sorted(keys) if f"``{key}``" not in text] == []
+    assert [key for key in sorted(keys) if f"``{key}``" not in text and not key.endswith("_interval")] == []
+    assert all(key.removesuffix("_interval") in results["classes"]["nerve"] for key in keys if key.endswith("_interval"))
 
 
 def test_ignored_pixels_count_nowhere(tmp_path: Path) -> None:
@@ -119,8 +142,8 @@ def test_ignored_pixels_count_nowhere(tmp_path: Path) -> None:
     nerve = results["classes"]["nerve"]
     assert nerve["dice_per_image"] == pytest.approx(2 / 3)
     assert nerve["precision"] == 1
-    assert evaluation.frames[0].area == {"nerve": pytest.approx(10 / 50)}
-    assert evaluation.frames[0].true_area == {"nerve": pytest.approx(20 / 50)}
+    assert evaluation.frames[0].scores["area"] == {"nerve": pytest.approx(10 / 50)}
+    assert evaluation.frames[0].scores["true_area"] == {"nerve": pytest.approx(20 / 50)}
 
 
 def test_a_frame_without_a_known_pixel_is_not_counted(tmp_path: Path) -> None:
@@ -128,7 +151,7 @@ def test_a_frame_without_a_known_pixel_is_not_counted(tmp_path: Path) -> None:
     results, evaluation = score(write_dataset(tmp_path / "d", frames, {0: "background", 1: "nerve"}), ["nerve"])
     assert results["frames"] == 1
     assert results["classes"]["nerve"]["frames_without_class"] == 0
-    assert math.isnan(evaluation.frames[0].area["nerve"])
+    assert math.isnan(evaluation.frames[0].scores["area"]["nerve"])
     assert "null" not in (tmp_path / "d/out/per_frame.csv").read_text()
 
 
@@ -213,13 +236,13 @@ def test_names_never_become_formulas(tmp_path: Path) -> None:
 
 def test_the_sheet_shows_best_median_and_worst(worked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told: list[tuple[list[int], list[str]]] = []
-    draw = module.contact_sheet
+    draw = writing.contact_sheet
 
     def spy(rows: list[list[Image.Image]], captions: list[str]) -> Image.Image:
         told.append(([len(row) for row in rows], captions))
         return draw(rows, captions)
 
-    monkeypatch.setattr(module, "contact_sheet", spy)
+    monkeypatch.setattr(writing, "contact_sheet", spy)
     _, evaluation = score(worked, ["nerve"])
     assert Image.open(worked / "out" / "contact_sheet.png").size[0] == 6 * 256
     sizes, captions = told[0]
@@ -227,7 +250,7 @@ def test_the_sheet_shows_best_median_and_worst(worked: Path, monkeypatch: pytest
     assert captions[0] == "best (truth, prediction): right Dice 1.00; half Dice 0.67; missed Dice 0.00"
     manifest = read_manifest(worked)
     assert manifest.codes is not None
-    module.extremes_sheet(evaluation, RedModel(["nerve"]), manifest.codes, count=1)
+    writing.extremes_sheet(evaluation, RedModel(["nerve"]), manifest.codes, count=1)
     assert [caption.split(": ")[1] for caption in told[1][1]] == ["right Dice 1.00", "half Dice 0.67", "missed Dice 0.00"]
 
 
@@ -245,7 +268,7 @@ def test_a_higher_threshold_gives_a_smaller_mask(tmp_path: Path) -> None:
     model = RedModel(["nerve"])
     model.threshold = 0.9999999
     evaluation = evaluate(model, manifest.rows, manifest.codes, "patient", progress=False)
-    assert evaluation.frames[0].dice == {"nerve": 0}
+    assert evaluation.frames[0].scores["dice"] == {"nerve": 0}
 
 
 def test_no_more_than_a_few_frames_are_held(tmp_path: Path) -> None:

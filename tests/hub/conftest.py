@@ -15,6 +15,8 @@ def config() -> ModelConfig:
         labels=("nerve",),
         preprocess={"size": [256, 256], "mean": [0.485, 0.456, 0.406]},
         threshold=0.4,
+        temperature=2.5,
+        threshold_rule="the best of all",
         license="cc-by-4.0",
         provenance={"patients": 3},
         library_version="1.2.3",

@@ -38,7 +38,8 @@ def test_a_new_card_holds_the_facts_of_the_model(config):
         "| 1 | nerve |",
         "| 255 | ignored",
         "- mean: [0.485, 0.456, 0.406]",
-        "a probability of 0.4 or more",
+        "Decision: a probability of 0.4 or more (the best of all).",
+        "Calibration: the logits are divided by a temperature of 2.5, chosen on validation frames.",
         "Licence of the weights: cc-by-4.0.",
         "- patients: 3\n",
         "This is not a medical device.",
@@ -49,12 +50,10 @@ def test_a_new_card_holds_the_facts_of_the_model(config):
 
 def test_results_become_a_table_of_what_was_measured(config):
     card = render_card(config, results=RESULTS)
-    rows = [line for line in card.splitlines() if line.startswith(("| Class |", "| nerve", "| disc"))]
-    assert rows == [
-        "| Class | dice | iou | frames |",
-        "| nerve | 0.812 (0.750 to 0.875) | 0.688 | 30 |",
-        "| disc | not defined | not defined | not defined |",
-    ]
+    assert (
+        "|  | nerve | disc |\n| --- | --- | --- |\n| dice | 0.812 (0.750 to 0.875) | not defined |\n"
+        "| iou | 0.688 | not defined |\n| frames | 30 | not defined |\n"
+    ) in card
     assert "- patients: 12\n- split: test\n" in card
 
 
@@ -70,6 +69,14 @@ def test_without_licence_and_provenance_the_card_says_so(config):
     assert "Where the training data came from is not stated." in card
 
 
+def test_a_model_that_was_not_calibrated_says_so(config):
+    card = render_card(replace(config, temperature=1.0, threshold_rule=None), results=None)
+    assert "Decision: a probability of 0.4 or more (not chosen on validation frames)." in card
+    assert "Calibration: none, a probability is the sigmoid or softmax of the network's logits." in card
+    marked = render_card(replace(config, threshold_rule="best\n<!-- /spinevision:inputs -->"), results=None)
+    assert "(best &lt;!-- /spinevision:inputs -->)." in marked
+
+
 def test_a_classifier_a_clip_model_and_a_multiclass_model(config):
     card = render_card(replace(config, architecture="ResNetClassifier", labels=("presence",)), results=None)
     assert metadata(card)["pipeline_tag"] == "image-classification"
@@ -77,14 +84,18 @@ def test_a_classifier_a_clip_model_and_a_multiclass_model(config):
     assert "| 255 |" not in card
     clip = render_card(replace(config, architecture="FUNet", arguments={"frames": 3}), results=None)
     assert 'model.predict(["frame0.png", "frame1.png", "frame2.png"])' in clip
-    multiclass = render_card(replace(config, labels=("background", "bone"), threshold=None), results=None)
+    multiclass = render_card(replace(config, labels=("background", "bone"), threshold=None, threshold_rule=None), results=None)
     assert "| 0 | background |\n| 1 | bone |" in multiclass
     assert "Decision: the most probable class." in multiclass
 
 
 def test_a_value_can_break_neither_the_table_nor_the_marks(config):
     odd = replace(
-        config, labels=("a | b", "<!-- /spinevision:inputs -->"), threshold=None, provenance={"note": "two\nlines {{text}}"}
+        config,
+        labels=("a | b", "<!-- /spinevision:inputs -->"),
+        threshold=None,
+        threshold_rule=None,
+        provenance={"note": "two\nlines {{text}}"},
     )
     card = render_card(odd, results=None, text="{{title}} and \\1 stay as written")
     assert "| 0 | a \\| b |" in card
@@ -109,7 +120,7 @@ def test_a_persons_words_stay_and_our_blocks_are_renewed(config):
     for kept in ("# Nerve model of our clinic\n", "Our cohort: 40 patients.", "Read this first.", "Write to us."):
         assert renewed.count(kept) == 1
     assert "trust me" not in renewed
-    assert "| nerve | 0.812 (0.750 to 0.875)" in renewed
+    assert "| dice | 0.812 (0.750 to 0.875)" in renewed
     assert "a probability of 0.75 or more" in renewed
     assert renewed.count("<!-- spinevision:") == card.count("<!-- spinevision:")
 
@@ -150,7 +161,7 @@ def test_damaged_marks_are_refused_rather_than_guessed(config, before, after):
         render_card(config, results=None, existing=card.replace(before, after))
 
 
-@pytest.mark.parametrize("front", ["a: [1", "- a\n- b", "just words", "{a: 1}", "tags: 5"])
+@pytest.mark.parametrize("front", ["a: [1", "- a\n- b", "just words", "{a: 1}", "tags: 5", "model-index: {name: m}"])
 def test_metadata_that_cannot_be_read_are_refused(config, front):
     with pytest.raises(ModelFolderError, match="metadata at the top") as refused:
         render_card(config, results=None, existing=f"---\n{front}\n---\nHello.\n")

@@ -30,6 +30,8 @@ def test_every_key_is_written_in_full_and_comes_back(tmp_path, config):
         "ignore_index": 255,
         "preprocess": {"size": [256, 256], "mean": [0.485, 0.456, 0.406]},
         "threshold": 0.4,
+        "temperature": 2.5,
+        "threshold_rule": "the best of all",
         "dtype": "float32",
         "license": "cc-by-4.0",
         "provenance": {"patients": 3},
@@ -38,7 +40,7 @@ def test_every_key_is_written_in_full_and_comes_back(tmp_path, config):
 
 
 def test_multiclass_labels_are_their_own_table(config):
-    data = replace(config, labels=("background", "bone", "disc"), threshold=None).to_dict()
+    data = replace(config, labels=("background", "bone", "disc"), threshold=None, threshold_rule=None).to_dict()
     assert data["id2label"] == {"0": "background", "1": "bone", "2": "disc"}
     assert data["threshold"] is None
     assert ModelConfig.from_dict(data).labels == ("background", "bone", "disc")
@@ -72,6 +74,15 @@ def test_the_configuration_keeps_no_reference_to_the_arguments_given(config):
         ({"threshold": True}, "between 0 and 1"),
         ({"threshold": "0.5"}, "between 0 and 1"),
         ({"threshold": None}, "a model with one label needs a number"),
+        ({"threshold": None, "labels": ("background", "bone")}, "threshold_rule is 'the best of all', but there is no threshold"),
+        ({"threshold_rule": ""}, "threshold_rule must be a text"),
+        ({"threshold_rule": 3}, "threshold_rule must be a text"),
+        ({"temperature": None}, "temperature must be a number from 0.05 to 20, found None"),
+        ({"temperature": True}, "temperature must be a number"),
+        ({"temperature": "1"}, "temperature must be a number"),
+        ({"temperature": 0.049}, "temperature must be a number"),
+        ({"temperature": 20.1}, "temperature must be a number"),
+        ({"temperature": float("nan")}, "temperature is nan"),
         ({"dtype": "float64"}, "float32, float16, bfloat16"),
         ({"dtype": ["float32"]}, "dtype must be one of"),
         ({"license": ""}, "license must be a text"),
@@ -110,7 +121,9 @@ def test_a_file_that_differs_is_refused_with_its_name(tmp_path, config, changes,
     assert str(refused.value).startswith(str(tmp_path / "config.json"))
 
 
-@pytest.mark.parametrize("key", ["architecture", "labels", "license", "threshold", "id2label", "ignore_index"])
+@pytest.mark.parametrize(
+    "key", ["architecture", "labels", "threshold", "temperature", "threshold_rule", "id2label", "ignore_index"]
+)
 def test_a_missing_key_is_named(tmp_path, config, key):
     data = config.to_dict()
     del data[key]

@@ -16,6 +16,7 @@ from red_model import STEP, RedModel, red_frame
 from spinevision.images import read_frame
 from spinevision.inference import predictor
 from spinevision.inference.predictor import predict_to_folder
+from spinevision.labels import MaskCodes
 from spinevision.video import VideoReader, VideoWriter
 
 
@@ -43,7 +44,9 @@ def table(output: Path) -> list[dict[str, str]]:
 
 
 def files(folder: Path) -> list[str]:
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """All but the classes of the masks, which stand beside them."""
+    found = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return [name for name in found if not name.endswith("classes.json")]
 
 
 def test_an_image_gives_a_mask_an_overlay_and_its_areas(tmp_path: Path, model: RedModel) -> None:
@@ -97,6 +100,15 @@ def test_every_class_has_its_column(tmp_path: Path) -> None:
     predict_to_folder(model, write(tmp_path / "frame.png", values), tmp_path / "out")
     assert table(tmp_path / "out") == [{"frame": "frame", "time_s": "", "bone": "0.250000", "disc": "0.100000"}]
     np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out/masks/frame.png")), values)
+
+
+@pytest.mark.parametrize("labels", [["nerve"], ["background", "bone", "disc"]])
+def test_the_masks_say_what_their_ids_mean(tmp_path: Path, labels: list[str]) -> None:
+    model = RedModel(labels)
+    predict_to_folder(model, write(tmp_path / "frame.png", ids(5)), tmp_path / "out")
+    codes = MaskCodes.read(tmp_path / "out/masks/classes.json")
+    assert dict(codes.names) == model.labels.id2label
+    assert codes.labels == model.labels
 
 
 def test_a_video_gives_masks_with_times_and_an_overlay_video(tmp_path: Path, model: RedModel) -> None:

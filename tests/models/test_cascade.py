@@ -39,8 +39,9 @@ def noise(height: int = 40, width: int = 30) -> np.ndarray:
 
 def test_an_open_gate_gives_the_segmenters_mask_and_a_shut_one_none() -> None:
     segmenter = UNet(["nerve"], width=4, preprocess=Preprocess((48, 32)))
-    segmenter.set_operating_point({"threshold": 0.25})
+    segmenter.set_operating_point({"threshold": 0.25, "temperature": 2.5})
     first, frame = classifier(), noise()
+    first.set_operating_point({"threshold": 0.5, "temperature": 1.5})
     expected, chance = segmenter.predict(frame), first.predict(frame).probability["presence"]
     opened = cascade(chance, classifier=first, segmenter=segmenter).predict(frame)  # at the gate counts as present
     assert opened.presence == pytest.approx(chance)
@@ -91,11 +92,12 @@ def test_calibration_lets_the_stated_share_through() -> None:
 def test_one_folder_holds_both(tmp_path: Path) -> None:
     model = cascade()
     model.calibrate(torch.tensor([0.3125, 0.7]), torch.tensor([1, 1]), 1.0)
-    model.set_operating_point({"threshold": 0.375})
+    point = {"threshold": 0.375, "temperature": 2.5, "threshold_rule": "the best"}
+    model.set_operating_point(point)
     model.save_pretrained(tmp_path / "model")
     loaded = SpineSegmenter.from_pretrained(tmp_path / "model")
     assert type(loaded) is SpineCascade
-    assert (loaded.gate, loaded.threshold, loaded.arguments) == (0.3125, 0.375, model.arguments)
+    assert (loaded.gate, loaded.operating_point(), loaded.arguments) == (0.3125, point, model.arguments)
     frame = noise()
     before, after = model.predict(frame), loaded.predict(frame)
     assert before.presence == after.presence
@@ -207,6 +209,28 @@ def test_the_parts_decide_as_the_cascade_does(tmp_path: Path) -> None:
     model.save_pretrained(tmp_path / "model")
     for found in (model, SpineCascade.from_pretrained(tmp_path / "model")):
         assert (found.classifier.threshold, found.segmenter.threshold) == (0.375, 0.125)
+
+
+def test_both_parts_keep_their_calibration(tmp_path: Path) -> None:
+    first, segmenter, frame = classifier(), UNet(["nerve"], width=4, preprocess=Preprocess((48, 32))), noise()
+    first.set_operating_point({"threshold": 0.5, "temperature": 3.0})
+    segmenter.set_operating_point({"threshold": 0.5, "temperature": 0.5})
+    chance, expected = first.predict(frame).probability["presence"], segmenter.predict(frame)
+    model = cascade(0.0, classifier=first, segmenter=segmenter)
+    model.save_pretrained(tmp_path / "model")
+    for found in (model, SpineCascade.from_pretrained(tmp_path / "model")):
+        assert found.arguments["presence_temperature"] == found.classifier.temperature == 3.0
+        assert found.temperature == found.segmenter.temperature == 0.5
+        prediction = found.predict(frame)
+        assert prediction.presence == chance
+        np.testing.assert_array_equal(prediction.probability, expected.probability)
+
+
+@pytest.mark.parametrize("temperature", [0.0, 21.0, float("nan")])
+def test_a_presence_temperature_that_cannot_be_is_refused(temperature: float) -> None:
+    model = cascade()
+    with pytest.raises(ValueError, match=r"presence_temperature must be from 0.05 to 20"):
+        SpineCascade(["nerve"], **(model.arguments | {"presence_temperature": temperature}))
 
 
 def test_where_the_encoders_of_both_came_from_is_kept(tmp_path: Path) -> None:

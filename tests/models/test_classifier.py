@@ -92,7 +92,7 @@ def test_it_learns_chooses_its_threshold_on_validation_and_keeps_it(tmp_path: Pa
     threshold = network.threshold
     assert 0 < threshold < 1
     later = RedClassifier.load_from_checkpoint(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
-    assert later.operating_point() == {"threshold": threshold}
+    assert later.operating_point() == network.operating_point()
     trainer.validate(network, DataLoader([batch([[1], [1], [0]])], batch_size=None), verbose=False)
     assert network.threshold == threshold
 

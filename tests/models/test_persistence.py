@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -263,6 +264,23 @@ def test_the_same_labels_replace_nothing(folder: Path, caplog: pytest.LogCapture
     assert torch.equal(model.network.head.weight, SpineModel.from_pretrained(folder).network.head.weight)
 
 
+def test_the_operating_point_is_saved_and_goes_with_its_head_alone(tmp_path: Path) -> None:
+    model = UNet(["nerve"], width=2)
+    point = {"threshold": 0.25, "temperature": 2.5, "threshold_rule": "the best"}
+    model.set_operating_point(point)
+    model.save_pretrained(tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    assert {name: config[name] for name in point} == point
+    assert SpineSegmenter.from_pretrained(tmp_path / "model").operating_point() == point
+    assert SpineSegmenter.from_pretrained(tmp_path / "model", labels=["nerve"]).operating_point() == point
+    for labels, threshold in ((["bone"], 0.5), (LABELS, None)):
+        fresh = SpineSegmenter.from_pretrained(tmp_path / "model", labels=labels)
+        assert fresh.operating_point() == {"threshold": threshold, "temperature": 1.0, "threshold_rule": None}
+    frames = torch.randn(1, 3, 20, 30)
+    with torch.no_grad():  # called as a function it gives the network's own logits
+        assert torch.equal(SpineSegmenter.from_pretrained(tmp_path / "model")(frames), model.eval()(frames))
+
+
 # Precision and place
 
 
@@ -350,11 +368,15 @@ def checkpoint(model: SpineModel) -> dict[str, Any]:
 
 def test_a_checkpoint_brings_weights_threshold_and_settings(tmp_path: Path) -> None:
     model = UNet(["nerve"], width=2, preprocess=Preprocess((48, 64), resize="stretch"))
-    model.threshold, model.settings = 0.25, TrainingSettings(loss="dice", freeze=("encoder",), ema_decay=0.9)
+    point = {"threshold": 0.25, "temperature": 3.5, "threshold_rule": "by hand"}
+    model.set_operating_point(point)
+    model.settings = TrainingSettings(
+        loss="dice", freeze=("encoder",), ema_decay=0.9, threshold_rule="false_area", threshold_goal=0.01, calibrate=False
+    )
     torch.save(checkpoint(model), tmp_path / "a.ckpt")
     loaded = SpineSegmenter.from_checkpoint(tmp_path / "a.ckpt")
-    assert (type(loaded), loaded.threshold, loaded.preprocess.config()) == (UNet, 0.25, model.preprocess.config())
-    assert loaded.settings == TrainingSettings(loss="dice", freeze=["encoder"], ema_decay=0.9)
+    assert (type(loaded), loaded.operating_point(), loaded.preprocess.config()) == (UNet, point, model.preprocess.config())
+    assert loaded.settings == replace(model.settings, freeze=["encoder"])
     assert all(torch.equal(tensor, model.state_dict()[key]) for key, tensor in loaded.state_dict().items())
     assert not loaded.training
 
@@ -377,6 +399,7 @@ class _Code:
         (lambda c: c["hyper_parameters"].update(width=10**9), "width must be a whole number"),
         (lambda c: c["hyper_parameters"].update(depth=3), "unknown key 'depth'"),
         (lambda c: c["spinevision"].update(architecture="Unknown"), "not an architecture"),
+        (lambda c: c["spinevision"]["operating_point"].update(temperature=0.0), "temperature must be a number from 0.05 to 20"),
         (lambda c: c["spinevision"]["settings"].update(momentum=3), "momentum"),
     ],
 )
@@ -477,7 +500,7 @@ else:
     model = SpineModel.from_pretrained("org/nerve@v1")
     frames, logits = torch.load(sys.argv[2])
     with torch.no_grad():
-        print(model.hub_info.commit, torch.equal(model(frames), logits), model.threshold)
+        print(model.hub_info.commit, torch.equal(model(frames), logits), model.threshold, model.temperature)
 """
 
 
@@ -485,7 +508,7 @@ else:
 @pytest.mark.slow
 def test_a_pushed_model_comes_back_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = UNet(["nerve"], width=2).eval()
-    model.threshold = 0.375
+    model.set_operating_point({"threshold": 0.375, "temperature": 1.5})
     torch.save(checkpoint(model), tmp_path / "a.ckpt")
     frames = torch.randn(1, 3, 40, 30)
     with torch.no_grad():
@@ -501,7 +524,7 @@ def test_a_pushed_model_comes_back_in_another_process(tmp_path: Path, monkeypatc
     with serve(tmp_path / "server", token="hf_test") as hub:
         monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
         (commit,) = run("push", tmp_path / "a.ckpt")
-        assert run("load", tmp_path / "expected.pt") == [commit, "True", "0.375"]
+        assert run("load", tmp_path / "expected.pt") == [commit, "True", "0.375", "1.5"]
 
 
 def test_a_push_needs_a_licence_and_a_folder_that_loads_back(monkeypatch: pytest.MonkeyPatch) -> None:

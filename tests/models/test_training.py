@@ -156,6 +156,15 @@ def test_gradient_clipping_is_the_trainers_own_flag(trainer: Callable[..., Train
         ({"warmup_fraction": 1.0}, "warmup_fraction must be at least 0 and below 1"),
         ({"ema_decay": 1.0}, "ema_decay must lie between 0 and 1"),
         ({"freeze": "encoder"}, r"write \[encoder\]"),
+        ({"threshold_rule": "iou"}, "threshold_rule must be one of dice, sensitivity, false_area, found 'iou'"),
+        ({"threshold_rule": "sensitivity"}, "threshold_rule sensitivity needs a threshold_goal above 0.*found None"),
+        ({"threshold_rule": "sensitivity", "threshold_goal": 0.0}, "at most 1.*found 0.0"),
+        ({"threshold_rule": "sensitivity", "threshold_goal": 1.1}, "at most 1.*found 1.1"),
+        ({"threshold_rule": "sensitivity", "threshold_goal": math.nan}, "at most 1.*found nan"),
+        ({"threshold_rule": "false_area"}, "threshold_rule false_area needs a threshold_goal from 0.*found None"),
+        ({"threshold_rule": "false_area", "threshold_goal": 1.0}, "below 1.*found 1.0"),
+        ({"threshold_rule": "false_area", "threshold_goal": -0.1}, "below 1.*found -0.1"),
+        ({"threshold_goal": 0.5}, "the threshold_rule dice takes none; leave it out"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, Any], sentence: str) -> None:
@@ -238,11 +247,11 @@ def test_averaging_changes_no_constant(trainer: Callable[..., Trainer]) -> None:
 
 
 def test_best_is_the_checkpoint_of_the_highest_dice(trainer: Callable[..., Trainer], tmp_path: Path) -> None:
-    record: list[tuple[float, dict[str, torch.Tensor], float | None]] = []
+    record: list[tuple[float, dict[str, torch.Tensor], dict[str, Any]]] = []
 
     class Look(Callback):
         def on_train_epoch_end(self, trainer: Trainer, pl_module: SpineSegmenter) -> None:
-            record.append((float(trainer.callback_metrics["val/dice"]), weights(pl_module), pl_module.threshold))
+            record.append((float(trainer.callback_metrics["val/dice"]), weights(pl_module), pl_module.operating_point()))
 
     run = trainer(max_epochs=4, callbacks=[Look()])
     run.fit(unet(learning_rate=0.05, schedule="constant"), loader(), loader(2, seed=1))
@@ -250,7 +259,7 @@ def test_best_is_the_checkpoint_of_the_highest_dice(trainer: Callable[..., Train
     checkpoint = torch.load(tmp_path / "checkpoints" / "best.ckpt", weights_only=True)
     assert len({dice for dice, *_ in record}) > 1
     assert all(torch.equal(tensor, best[1][key]) for key, tensor in checkpoint["state_dict"].items())
-    assert checkpoint["spinevision"]["operating_point"] == {"threshold": best[2]}
+    assert checkpoint["spinevision"]["operating_point"] == best[2]
     assert run.checkpoint_callback.best_model_score == pytest.approx(best[0])
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["best.ckpt", "last.ckpt"]
 
@@ -324,7 +333,9 @@ def test_the_threshold_is_chosen_on_validation_and_stored_everywhere(trainer: Ca
     trainer().fit(model, loader(), validation)
     assert model.threshold is not None
     assert model.threshold != 0.5
-    logits = torch.cat([model.eval()(batch.frames) for batch in validation.dataset]).detach()
+    assert model.temperature != 1
+    assert model.threshold_rule == "the nearest to 0.5 within one standard error of the best pooled Dice on validation frames"
+    logits = torch.cat([model.eval()(batch.frames) for batch in validation.dataset]).detach() / model.temperature
     truth = torch.cat([batch.masks for batch in validation.dataset])
 
     def dice(threshold: float) -> float:
@@ -332,9 +343,9 @@ def test_the_threshold_is_chosen_on_validation_and_stored_everywhere(trainer: Ca
         return float(2 * (predicted & (truth == 1)).sum() / (predicted.sum() + (truth == 1).sum()))
 
     assert dice(model.threshold) >= max(dice(float(t)) for t in torch.linspace(0.01, 0.99, 197)) - 1e-3
-    assert SpineModel.from_checkpoint(tmp_path / "checkpoints" / "best.ckpt").operating_point() == {"threshold": model.threshold}
+    assert SpineModel.from_checkpoint(tmp_path / "checkpoints" / "best.ckpt").operating_point() == model.operating_point()
     model.save_pretrained(tmp_path / "model")
-    assert SpineModel.from_pretrained(tmp_path / "model").operating_point() == {"threshold": model.threshold}
+    assert SpineModel.from_pretrained(tmp_path / "model").operating_point() == model.operating_point()
 
 
 def test_every_validation_starts_its_scores_afresh(trainer: Callable[..., Trainer]) -> None:
@@ -361,6 +372,7 @@ def test_validation_without_the_class_keeps_the_threshold(trainer: Callable[...,
     model = unet()
     trainer().fit(model, loader(), loader(1, positive=False))
     assert model.threshold == 0.5
+    assert model.threshold_rule is None
 
 
 def test_a_test_scores_the_masks_that_predict_gives(trainer: Callable[..., Trainer]) -> None:
@@ -437,7 +449,7 @@ for name, arguments, settings, monitored in PROCESSES:
         for batch in frames:
             single.update_scores(batch)
         expected = single.finish_scores()
-    results.append([name, weights, model.threshold, scores["val/" + monitored], expected[monitored]])
+    results.append([name, weights, [model.threshold, model.temperature], scores["val/" + monitored], expected[monitored]])
 (out / f"rank{trainer.global_rank}.json").write_text(json.dumps(results))
 """
 
@@ -452,8 +464,9 @@ def test_two_processes_train_every_kind_of_model_alike(tmp_path: Path) -> None:
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text()) for rank in (0, 1))
     assert first == second  # weights, threshold and every score, to the last bit
     assert [entry[0] for entry in first] == [name for name, *_ in PROCESSES]
-    for _, _, threshold, score, alone in first:
+    for _, _, (threshold, temperature), score, alone in first:
         assert 0 < threshold < 1
+        assert 0.05 <= temperature <= 20
         assert score == pytest.approx(alone, abs=1e-6)
 
 

@@ -1,0 +1,84 @@
+"""Who is who in a reader study: names of readers, their groups, and the patient of each frame."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+
+from spinevision.data.wording import counted
+from spinevision.images import FRAME_SUFFIXES
+
+_FRAME = ("frame", "file_name")
+_GROUP = ("patient", "patient_id", "sequence", "sequence_id")
+
+
+def named_folders(folders: Sequence[Path], names: Sequence[str] | None = None) -> dict[str, Path]:
+    """Name each reader's folder; without names, as the folder itself is called.
+
+    Raises:
+        ValueError: not one name a folder, or a name for two.
+    """
+    chosen = [folder.resolve().name for folder in folders] if names is None else list(names)
+    if len(chosen) != len(folders):
+        raise ValueError(
+            f"found {counted(len(chosen), 'name')} for {counted(len(folders), 'reader')}; name each once, in the same order"
+        )
+    twice = sorted({name for name in chosen if chosen.count(name) > 1})
+    if twice:
+        raise ValueError(f"two readers would be called {twice[0]}; give each a name of its own with --names")
+    return dict(zip(chosen, folders, strict=True))
+
+
+def read_reader_groups(path: str | Path) -> dict[str, str]:
+    """Read who is senior, intermediate or junior: a CSV with the columns ``reader`` and ``group``.
+
+    Returns:
+        Reader to group; readers with an empty group are left out.
+
+    Raises:
+        ValueError: not such a table, or a reader in two groups.
+    """
+    return _pairs(Path(path), ("reader",), ("group",))
+
+
+def read_frame_groups(path: str | Path) -> dict[str, str]:
+    """Read which patient each frame is of: a CSV with a column ``frame`` and a column ``patient`` or ``sequence``.
+
+    The ``metadata.csv`` of a dataset folder, with ``file_name`` and ``patient_id`` or ``sequence_id``, is such a table, and so is
+    the ``per_frame.csv`` of an evaluation. Where there is more than one of these columns, the first in this order that has a
+    filled cell is taken for all frames: patient, patient_id, sequence, sequence_id.
+
+    Returns:
+        Frame to patient or sequence; a frame is called by its file name without folder and ending, one without either is left out.
+
+    Raises:
+        ValueError: not such a table, or a frame of two patients.
+    """
+    return _pairs(Path(path), _FRAME, _GROUP)
+
+
+def _pairs(path: Path, keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:
+    """From the first column of ``keys`` to the first filled one of ``values``; a semicolon or tab may divide the cells."""
+    try:
+        text = path.read_text(encoding="utf-8-sig").splitlines() or [""]
+        header, *lines = csv.reader(text, delimiter=max(",;\t", key=text[0].count))
+    except (ValueError, csv.Error, OSError) as error:
+        raise ValueError(f"{path} cannot be read as a table ({error}); save it as a CSV file in UTF-8") from error
+    names = [name.strip() for name in header]
+    rows = [dict(zip(names, [cell.strip() for cell in line], strict=False)) for line in lines if any(line)]
+    key = next((name for name in keys if name in names), None)
+    held = [name for name in values if name in names]
+    if key is None or not held:
+        raise ValueError(
+            f"{path} has the columns {', '.join(names) or 'none'}; expected {' or '.join(keys)}, and {' or '.join(values)}"
+        )
+    value = next((name for name in held if any(row.get(name) for row in rows)), held[0])
+    found: dict[str, str] = {}
+    for row in rows:
+        name, group = row.get(key, ""), row.get(value, "")
+        if key in _FRAME:
+            name = Path(name).stem if Path(name).suffix.lower() in FRAME_SUFFIXES else Path(name).name
+        if name and group and found.setdefault(name, group) != group:
+            raise ValueError(f"{path} gives {name} two times, as {found[name]} and as {group}; keep one")
+    return found

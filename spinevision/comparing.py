@@ -1,0 +1,187 @@
+"""Several models scored on the same frames of a dataset, each with a report of its own, and compared pair by pair."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageOps
+
+from spinevision.analysis.compare import (
+    COMPARISON_COLUMNS,
+    PanelRow,
+    aligned,
+    compare,
+    comparison_lines,
+    comparison_text,
+    panel_frames,
+)
+from spinevision.analysis.comparison_page import comparison_page
+from spinevision.analysis.evaluate import Evaluation, evaluate
+from spinevision.analysis.results import encoded, short_name, write_results
+from spinevision.data.check import inspect
+from spinevision.data.dataset import PairReader
+from spinevision.data.manifest import Unit, read_manifest
+from spinevision.data.wording import counted
+from spinevision.files import write_bytes, write_json, write_text
+from spinevision.images import contact_sheet, draw_overlay
+from spinevision.labels import MaskCodes
+from spinevision.models.base import SpineModel
+from spinevision.models.segmenter import SpineSegmenter
+from spinevision.recipes import UsageError
+from spinevision.runs import LoadedModel, agreed_parts, choose_frames, clips_of, describe_model, refuse_used
+from spinevision.tables import write_table
+
+logger = logging.getLogger(__name__)
+
+_CELL, _BAR = 252, 18
+
+
+def compare_models(
+    loaded: Sequence[LoadedModel[SpineModel]], data: str, output: Path, *, part: str | None = None, split_by: Unit | None = None
+) -> str:
+    """Score models on the same frames and compare them.
+
+    Which frame belongs to which part is read from the runs, of a model without one from the ``split`` column; where nothing tells,
+    all frames are scored, and the results say so.
+
+    Args:
+        loaded: segmenters of the same classes, at least two.
+        data: dataset folder or Hub id.
+        output: a new folder for ``comparison.json`` (:func:`spinevision.analysis.compare.compare`), ``comparison.csv`` (a line a
+            class, pair and score), ``comparison.html`` with its figures, ``panel.png``, and a folder for each model with what
+            :func:`spinevision.analysis.results.write_results` writes.
+        part: ``train``, ``validation``, ``test`` or ``all``; None takes ``test``, or all frames where no parts are known.
+        split_by: unit of intervals and tests, ``patient`` or ``sequence``; None takes the runs', the coarser where they differ.
+
+    Returns:
+        Ranking and differences, for people.
+
+    Raises:
+        UsageError: models that cannot be compared, or that divided the dataset differently; an output folder in use.
+        DatasetError: data that cannot be used, or no frame in the part.
+    """
+    names = model_names([one.source for one in loaded])
+    models = _alike(loaded, names)
+    refuse_used(output)
+    manifest = read_manifest(data)
+    manifest.require_masks()
+    parts, tellers, unit = agreed_parts(loaded, data, manifest.rows, manifest.unit)
+    told_by = " and ".join(dict.fromkeys(filter(None, tellers))) or None
+    part, rows, note = choose_frames(parts, told_by, manifest.rows, part, data)
+    notes = [note] if note else []
+    untold = [name for name, teller in zip(names, tellers, strict=True) if teller is None]
+    if untold and told_by:
+        notes.append(
+            f"it is not known which frames {', '.join(untold)} learnt from; if frames scored here were among them, the numbers "
+            "are too good"
+        )
+    for text in notes:
+        logger.warning("%s: %s", data, text)
+    # Without a classes.json what mask values mean is only known from all masks together.
+    report = inspect(replace(manifest, rows=rows, answered=()) if manifest.codes else manifest)
+    report.refuse()
+    evaluations, results = {}, {}
+    for name, model, one in zip(names, models, loaded, strict=True):
+        about: dict[str, Any] = {
+            "model": describe_model(model, one.source),
+            "data": {"source": data, "part": part, "split_from": told_by, "note": "; ".join(notes) or None},
+            **clips_of(model, one.clips),
+        }
+        evaluations[name] = evaluate(model, rows, report.codes, split_by or unit, clips=one.clips)
+        results[name] = write_results(evaluations[name], model, report.codes, output / name, about=about)
+    evaluations = aligned(evaluations)
+    found = compare(evaluations, results)
+    found["data"] = {"source": data, "part": part, "split_from": told_by, "notes": notes}
+    panel_rows = panel_frames(evaluations)
+    found["panel"] = [{"frame": row.frames[0].row.name, "kind": row.kind, "dice": row.dice} for row in panel_rows]
+    _write(found, evaluations, results, _panel(panel_rows, dict(zip(names, models, strict=True)), report.codes), output)
+    return f"{counted(found['frames'], 'frame')} of {counted(found['groups'], found['unit'])}\n{comparison_text(found)}"
+
+
+def model_names(sources: Sequence[str]) -> list[str]:
+    """A short name for each model, the last part of its path, with more of it where two would be the same.
+
+    Raises:
+        UsageError: the same model twice, or fewer than two.
+    """
+    if len(sources) < 2:
+        raise UsageError("one model cannot be compared; name at least two")
+    paths = [_parts(source) for source in sources]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["-".join(path[-depth:]) for path in paths]
+        if len({name.casefold() for name in names}) == len(names):
+            return names
+    twice = next(source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1)
+    raise UsageError(f"{twice} is named twice; name each model once")
+
+
+def _parts(source: str) -> tuple[str, ...]:
+    folder = Path(source)
+    parts = [part for part in (folder.resolve() if folder.exists() else folder).parts if part not in (folder.anchor, "/", "..")]
+    return tuple(parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts)
+
+
+def _alike(loaded: Sequence[LoadedModel[SpineModel]], names: Sequence[str]) -> list[SpineSegmenter]:
+    """The models, all of them segmenters of the same classes."""
+    models: list[SpineSegmenter] = []
+    for name, one in zip(names, loaded, strict=True):
+        if not isinstance(one.model, SpineSegmenter):
+            raise UsageError(f"{name} is a {type(one.model).__name__}, which draws no masks; compare segmenters with one another")
+        models.append(one.model)
+    classes = [sorted(model.labels.foreground.values()) for model in models]
+    for name, found in zip(names, classes, strict=True):
+        if found != classes[0]:
+            raise UsageError(
+                f"{names[0]} finds {', '.join(classes[0])} and {name} finds {', '.join(found)}; compare models of the same classes"
+            )
+    return models
+
+
+def _write(
+    found: Mapping[str, Any],
+    evaluations: Mapping[str, Evaluation],
+    results: Mapping[str, Mapping[str, Any]],
+    panel: Image.Image | None,
+    output: Path,
+) -> None:
+    picture = None if panel is None else encoded(panel)
+    page, figures = comparison_page(found, results, picture)
+    for name, content in {**figures, **({"panel": picture} if picture else {})}.items():
+        write_bytes(output / f"{name}.png", content)
+    write_table(output / "comparison.csv", COMPARISON_COLUMNS, comparison_lines(found))
+    write_text(output / "comparison.html", page)
+    write_json(output / "comparison.json", found)
+
+
+def _panel(rows: Sequence[PanelRow], models: Mapping[str, SpineSegmenter], codes: MaskCodes) -> Image.Image | None:
+    """Frame, truth and the mask of each model, a row a frame; None without a row."""
+    pictures, captions = [], []
+    for row in rows:
+        cells: list[Image.Image] = []
+        for (name, model), frame, dice in zip(models.items(), row.frames, row.dice, strict=True):
+            read = PairReader(codes, model.labels)
+            pairs = [read(member) for member in frame.window]
+            place = frame.window.index(frame.row)
+            if not cells:
+                cells = [
+                    _named(Image.fromarray(pairs[place][0]), "frame"),
+                    _named(draw_overlay(*pairs[place], model.labels), "truth"),
+                ]
+            answer = model.predict([image for image, _ in pairs])[place]
+            cells.append(_named(answer.overlay(), f"{short_name(name, 28)} {dice:.2f}"))
+        pictures.append(cells)
+        captions.append(f"{row.kind}: {short_name(Path(row.frames[0].row.name).stem, 60)}, {short_name(row.frames[0].group, 40)}")
+    return contact_sheet(pictures, captions) if pictures else None
+
+
+def _named(picture: Image.Image, text: str) -> Image.Image:
+    """A picture below its name."""
+    fitted = ImageOps.contain(picture, (_CELL, _CELL - _BAR))
+    cell = Image.new("RGB", (_CELL, fitted.height + _BAR), "white")
+    cell.paste(fitted, ((_CELL - fitted.width) // 2, _BAR))
+    ImageDraw.Draw(cell).text((4, 3), text, fill="black")
+    return cell

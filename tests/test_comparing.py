@@ -1,0 +1,198 @@
+"""The command that compares models: the frames, the folders, the page and the panel."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from page_checks import Page
+from PIL import Image
+from red_model import RedClipModel, RedModel, write_dataset
+
+from spinevision.cli import main
+from spinevision.comparing import compare_models, model_names
+from spinevision.data.clips import ClipSettings
+from spinevision.data.manifest import DatasetError
+from spinevision.models.base import SpineModel
+from spinevision.models.mobilenet_v3 import MobileNetV3Classifier
+from spinevision.recipes import UsageError
+from spinevision.runs import LoadedModel, RunSplits
+
+CLASSES = {0: "background", 1: "bone", 2: "disc"}
+LABELS = ["background", "bone", "disc"]
+
+
+def shifted(by: int) -> RedModel:
+    """Marks what :class:`RedModel` marks, some pixels to the right."""
+    model = RedModel(LABELS)
+    model.network.register_forward_pre_hook(lambda _, given: (given[0].roll(by, -1),))
+    return model
+
+
+def frames(patients: int) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+    found = []
+    for patient in range(patients):
+        for index in range(3):
+            truth = np.zeros((16, 24), np.uint8)
+            truth[2:12, 2 : 6 + patient % 4] = 1
+            truth[2 : 8 + index, 14:20] = 2 if index else 0
+            found.append((f"p{patient}_{index}", f"P{patient}", truth, truth))
+    return found
+
+
+def dataset(folder: Path, patients: int, parts: Sequence[str] = ()) -> Path:
+    order = [(f"S{index // 3}", index % 3) for index in range(3 * patients)]
+    return write_dataset(folder, frames(patients), CLASSES, parts, order)
+
+
+def loaded(model: SpineModel, source: str, parts: dict[str, str] | None = None) -> LoadedModel[SpineModel]:
+    """A model as if from a run with this part for each patient."""
+    splits = None
+    if parts is not None:
+        splits = RunSplits("patient", {(f"images/p{p[1:]}_{i}.png", p): part for p, part in parts.items() for i in range(3)})
+    return LoadedModel(model, source, splits, ClipSettings())
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A right model, one that is shifted, and one of clips that marks too much, on eight patients of which seven are the test."""
+    folder = tmp_path_factory.mktemp("compare")
+    data = dataset(folder / "data", 8)
+    parts = {"P0": "train"} | {f"P{index}": "test" for index in range(1, 8)}
+    models = [
+        loaded(shifted(3), "runs/shifted", parts),
+        loaded(RedModel(LABELS), "org/right-v1.5"),
+        loaded(RedClipModel(LABELS), "runs/clips", parts),
+    ]
+    return folder / "out", compare_models(models, str(data), folder / "out")
+
+
+def test_each_model_has_its_own_results_on_the_same_frames(compared: tuple[Path, str]) -> None:
+    folder, _ = compared
+    for name in ("shifted", "right-v1.5", "clips"):
+        results = json.loads((folder / name / "results.json").read_text())
+        assert (results["frames"], results["groups"], results["data"]["part"]) == (21, 7, "test")
+        assert ("clips" in results) == (name == "clips")
+        Page(folder / name / "report.html").check()
+    right = json.loads((folder / "right-v1.5" / "results.json").read_text())
+    assert right["classes"]["bone"]["dice_per_image"] == 1
+    assert "not known which frames right-v1.5 learnt from" in right["data"]["note"]
+
+
+def test_the_comparison_in_numbers(compared: tuple[Path, str]) -> None:
+    folder, text = compared
+    found = json.loads((folder / "comparison.json").read_text())
+    assert found["models"] == ["shifted", "right-v1.5", "clips"]
+    assert found["ranking"]["bone"][0]["model"] == "right-v1.5"
+    own = json.loads((folder / "shifted" / "results.json").read_text())["classes"]["bone"]
+    (entry,) = [entry for entry in found["ranking"]["bone"] if entry["model"] == "shifted"]
+    assert entry["dice_per_patient"] == own["dice_per_patient"]
+    assert entry["dice_per_patient_interval"] == own["dice_per_patient_interval"]
+    pair = next(e for e in found["comparisons"] if (e["class"], e["a"], e["b"]) == ("bone", "shifted", "right-v1.5"))
+    assert pair["difference"]["estimate"] == pytest.approx(own["dice_per_patient"] - 1)
+    assert pair["p_permutation"] == pytest.approx(2 / 2**7)
+    assert pair["p_permutation_holm"] >= pair["p_permutation"]
+    assert len(found["comparisons"]) == 2 * 2 * 3
+    rows = list(csv.DictReader((folder / "comparison.csv").read_text().splitlines()))
+    assert [float(row["difference"]) for row in rows] == [e["difference"]["estimate"] for e in found["comparisons"]]
+    assert "21 frames of 7 patients" in text
+    assert "1. right-v1.5 1.000" in text
+    assert f"shifted - right-v1.5: {pair['difference']['estimate']:+.3f}" in text
+
+
+def test_the_page_and_the_panel(compared: tuple[Path, str]) -> None:
+    folder, _ = compared
+    page = Page(folder / "comparison.html")
+    page.check()
+    found = json.loads((folder / "comparison.json").read_text())
+    pairs = page.table("pair", "difference")
+    assert [row["pair"] for row in pairs] == ["shifted - right-v1.5", "shifted - clips", "right-v1.5 - clips"]
+    assert pairs[0]["p (permutation)"] == "0.016"
+    assert any("Holm's correction takes 6 tests together (pairs of models: 3, classes: 2;" in word for word in page.words)
+    assert any("Chosen by rule" in word and "another patient" in word for word in page.words)
+    assert [entry["kind"] for entry in found["panel"]] == ["models differ"] * 3 + ["median", "best for all"]
+    with Image.open(folder / "panel.png") as panel:
+        assert panel.size == (5 * 256, 5 * (256 + 22))  # frame, truth and three models
+        for top, row in zip(range(0, panel.height, 256 + 22), found["panel"], strict=True):
+            boxes = [(256 * column + 4, top + 84, 256 * column + 250, top + 230) for column in range(5)]
+            frame, truth, *answers = (np.asarray(panel.crop(box), int) for box in boxes)
+            assert (frame == truth).mean() < 0.95
+            for cell, dice in zip(answers, row["dice"], strict=True):
+                assert ((cell == truth).mean() > 0.99) == (dice == 1), row  # a right answer looks like the truth of this very frame
+        assert any(row["frame"].endswith("_2.png") for row in found["panel"])  # not the first frame of its clip
+
+
+def test_runs_that_divided_the_data_differently_are_refused(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data", 3)
+    models = [
+        loaded(RedModel(LABELS), "a", {"P0": "train", "P1": "test", "P2": "test"}),
+        loaded(RedModel(LABELS), "b", {"P0": "test", "P1": "train", "P2": "test"}),
+    ]
+    with pytest.raises(UsageError, match=r"divided .* differently, as for images/p0_0.png.*same data\.seed"):
+        compare_models(models, str(data), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_models_without_a_split_use_the_column_or_all_frames(tmp_path: Path) -> None:
+    models = [loaded(RedModel(LABELS), "a"), loaded(shifted(1), "b")]
+    column = dataset(tmp_path / "column", 3, ["train"] * 6 + ["test"] * 3)
+    compare_models(models, str(column), tmp_path / "one")
+    found = json.loads((tmp_path / "one" / "comparison.json").read_text())
+    assert (found["frames"], found["data"]["part"], found["data"]["split_from"]) == (3, "test", "the split column")
+    plain = dataset(tmp_path / "plain", 3)
+    text = compare_models(models, str(plain), tmp_path / "all", split_by="sequence")
+    found = json.loads((tmp_path / "all" / "comparison.json").read_text())
+    assert (found["frames"], found["unit"], found["data"]["part"]) == (9, "sequence", "all")
+    assert "no split is known" in found["data"]["notes"][0]
+    assert "fewer than 6" in text
+    page = Page(tmp_path / "all" / "comparison.html")
+    page.check()
+    assert page.table("pair", "difference")[0]["p (permutation)"] == "undefined"
+    with pytest.raises(DatasetError, match="not known which frames"):
+        compare_models(models, str(plain), tmp_path / "more", part="test")
+
+
+def test_without_a_frame_that_holds_a_class_nothing_is_compared(tmp_path: Path) -> None:
+    empty = np.zeros((8, 8), np.uint8)
+    data = write_dataset(tmp_path / "data", [("a", "P0", empty + 1, empty), ("b", "P1", empty, empty)], CLASSES)
+    text = compare_models([loaded(RedModel(LABELS), "a"), loaded(RedModel(LABELS), "b")], str(data), tmp_path / "out")
+    assert "no frame holds bone, disc, so nothing is compared there" in text
+    assert not (tmp_path / "out" / "panel.png").exists()
+    Page(tmp_path / "out" / "comparison.html").check()
+
+
+def test_models_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
+    one = loaded(RedModel(LABELS), "a")
+    with pytest.raises(UsageError, match="a finds bone, disc and b finds nerve"):
+        compare_models([one, loaded(RedModel(["nerve"]), "b")], "no/data", tmp_path / "out")
+    with pytest.raises(UsageError, match="b is a MobileNetV3Classifier, which draws no masks"):
+        compare_models([one, loaded(MobileNetV3Classifier(["bone"]), "b")], "no/data", tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "old").touch()
+    with pytest.raises(UsageError, match="is not empty"):
+        compare_models([one, loaded(RedModel(LABELS), "b")], "no/data", tmp_path / "out")
+
+
+def test_names_of_models() -> None:
+    assert model_names(["runs/a", "org/b", "/x/y/c/model"]) == ["a", "b", "c"]
+    assert model_names(["first/unet", "second/UNet"]) == ["first-unet", "second-UNet"]
+    with pytest.raises(UsageError, match="runs/a is named twice"):
+        model_names(["runs/a", "runs/a"])
+    with pytest.raises(UsageError, match="at least two"):
+        model_names(["runs/a"])
+
+
+def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    models = {"a": RedModel(LABELS), "b": shifted(2)}
+    monkeypatch.setattr("spinevision.runs.open_on", lambda source, device: loaded(models[source], source))
+    data = dataset(tmp_path / "data", 2)
+    assert main(["compare", "a", "b", "--data", str(data), "--output", str(tmp_path / "out"), "--part", "all"]) == 0
+    told = capsys.readouterr().out
+    assert "a - b: +" in told
+    assert f"are in {tmp_path / 'out'}" in told
+    assert main(["compare", "a", "--data", str(data), "--output", str(tmp_path / "one")]) == 2
+    assert "name at least two" in capsys.readouterr().err
