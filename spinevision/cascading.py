@@ -22,7 +22,8 @@ from spinevision.models.cascade import SpineCascade
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.recipes import UsageError
-from spinevision.runs import LoadedModel, agreed_parts, describe_model, refuse_used, score, write_splits
+from spinevision.runs import LoadedModel, describe_model, refuse_used, write_splits
+from spinevision.scoring import agreed_parts, score
 
 
 def make_cascade(

@@ -132,6 +132,12 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--output", type=Path, required=True, help="folder for report.html, results.json, tables and figures")
     evaluate.add_argument("--part", choices=["train", "validation", "test", "all"], help="which frames (default: test)")
     evaluate.add_argument("--split-by", choices=["patient", "sequence"], help="unit of the intervals (default: the coarsest known)")
+    evaluate.add_argument(
+        "--intervals",
+        choices=["group", "frame"],
+        default="group",
+        help="over patients or sequences, or over frames, which is too narrow and said so (default: %(default)s)",
+    )
     compare = command("compare", _compare, "score several models on the same frames and test their differences")
     compare.add_argument("models", nargs="+", metavar="MODEL", help="run folder, model folder or Hub id; at least two")
     compare.add_argument("--data", required=True, help="dataset folder or Hub id")
@@ -228,10 +234,12 @@ def _predict(arguments: argparse.Namespace) -> None:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from spinevision.runs import evaluate_model, open_on
+    from spinevision.runs import open_on
+    from spinevision.scoring import evaluate_model
 
     loaded = open_on(arguments.model, arguments.device)
-    say(evaluate_model(loaded, arguments.data, arguments.output, part=arguments.part, split_by=arguments.split_by))
+    chosen = {"part": arguments.part, "split_by": arguments.split_by, "intervals": arguments.intervals}
+    say(evaluate_model(loaded, arguments.data, arguments.output, **chosen))
     say(f"report.html, results.json, the tables and the figures are in {arguments.output}")
 
 

@@ -32,7 +32,8 @@ from spinevision.labels import MaskCodes
 from spinevision.models.base import SpineModel
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.recipes import UsageError
-from spinevision.runs import LoadedModel, agreed_parts, choose_frames, clips_of, describe_model, refuse_used
+from spinevision.runs import LoadedModel, describe_model, refuse_used
+from spinevision.scoring import agreed_parts, choose_frames, clips_of
 from spinevision.tables import write_table
 
 logger = logging.getLogger(__name__)

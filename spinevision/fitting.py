@@ -21,7 +21,8 @@ from spinevision.files import write_text
 from spinevision.fit_options import HELP, own_options, parse, plain_errors
 from spinevision.models.base import SpineModel
 from spinevision.recipes import UsageError, read_recipe, recipe_architecture, recipe_card, recipe_path
-from spinevision.runs import clear_run, describe_model, in_words, open_model, refuse_used, score, take_weights, write_splits
+from spinevision.runs import clear_run, describe_model, in_words, open_model, refuse_used, take_weights, write_splits
+from spinevision.scoring import score
 
 logger = logging.getLogger(__name__)
 

@@ -215,7 +215,7 @@ def test_the_next_stage_takes_all_weights_over_and_learns_from_clips(stages: tup
 
 
 def test_a_run_is_scored_again_with_its_own_clips(stages: tuple[Path, Path], phantom_folder: Path, tmp_path: Path) -> None:
-    from spinevision.runs import evaluate_model
+    from spinevision.scoring import evaluate_model
 
     loaded = open_on(str(stages[1]), "cpu")
     assert loaded.clips == ClipSettings(stride=2, max_gap=3)

@@ -38,7 +38,7 @@ ROWS = (
 )
 """The rooms from the roof to the ground; a room imports only from rows below its own."""
 
-COMMAND_LINE = ("cli", "demo", "fitting", "fit_options", "runs", "recipes", "catalogue", "cascading", "comparing")
+COMMAND_LINE = ("cli", "demo", "fitting", "fit_options", "runs", "scoring", "recipes", "catalogue", "cascading", "comparing")
 
 OWNERS = {
     "huggingface_hub": ("hub/",),

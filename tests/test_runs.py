@@ -17,7 +17,8 @@ from red_model import RedModel, write_dataset
 from spinevision import UNet
 from spinevision.data.manifest import DatasetError
 from spinevision.hub.config import ModelFolderError
-from spinevision.runs import LoadedModel, evaluate_model, open_model, open_on
+from spinevision.runs import LoadedModel, open_model, open_on
+from spinevision.scoring import evaluate_model
 
 BINARY = {0: "background", 255: "nerve"}
 MARKED = np.pad(np.ones((4, 8), np.uint8), ((0, 4), (0, 0)))
@@ -207,3 +208,15 @@ def test_results_say_what_was_scored(folder: Path, tmp_path: Path) -> None:
     assert told["labels"] == ["nerve"]
     assert told["threshold"] == 0.5
     assert told["preprocess"] == model.preprocess.config()
+
+
+def test_intervals_over_frames_are_narrower_and_warn(trained_run: Path, phantom_folder: Path, tmp_path: Path) -> None:
+    loaded = open_on(str(trained_run), "cpu")
+    spans = {}
+    for unit in ("group", "frame"):
+        evaluate_model(loaded, str(phantom_folder), tmp_path / unit, part="all", intervals=unit)
+        spans[unit] = json.loads((tmp_path / unit / "results.json").read_text())["classes"]["nerve"]["dice_per_image_interval"]
+    assert spans["group"]["groups"] == 8
+    assert spans["group"]["note"] is None
+    assert spans["frame"]["groups"] > 8
+    assert "too narrow" in spans["frame"]["note"]
