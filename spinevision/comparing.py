@@ -21,15 +21,19 @@ from spinevision.analysis.compare import (
 )
 from spinevision.analysis.comparison_page import comparison_page
 from spinevision.analysis.evaluate import Evaluation, evaluate
+from spinevision.analysis.presence import evaluate_presence, write_presence_results
+from spinevision.analysis.presence_compare import compare_presence, presence_comparison_page, presence_comparison_text
 from spinevision.analysis.results import encoded, short_name, write_results
-from spinevision.data.check import inspect
+from spinevision.data.check import DatasetReport, inspect
 from spinevision.data.dataset import PairReader
-from spinevision.data.manifest import Unit, read_manifest
+from spinevision.data.manifest import Row, Unit, read_manifest
+from spinevision.data.presence import check_presence_labels, presence_table
 from spinevision.data.wording import counted
 from spinevision.files import write_bytes, write_json, write_text
 from spinevision.images import contact_sheet, draw_overlay
 from spinevision.labels import MaskCodes
 from spinevision.models.base import SpineModel
+from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.recipes import UsageError
 from spinevision.runs import LoadedModel, describe_model, refuse_used
@@ -50,11 +54,12 @@ def compare_models(
     all frames are scored, and the results say so.
 
     Args:
-        loaded: segmenters of the same classes, at least two.
+        loaded: segmenters of the same classes, or classifiers of the same labels, at least two.
         data: dataset folder or Hub id.
         output: a new folder for ``comparison.json`` (:func:`spinevision.analysis.compare.compare`), ``comparison.csv`` (a line a
             class, pair and score), ``comparison.html`` with its figures, ``panel.png``, and a folder for each model with what
-            :func:`spinevision.analysis.results.write_results` writes.
+            :func:`spinevision.analysis.results.write_results` writes. Of classifiers, ``comparison.json`` is
+            :func:`spinevision.analysis.presence_compare.compare_presence`, and there is neither table nor panel.
         part: ``train``, ``validation``, ``test`` or ``all``; None takes ``test``, or all frames where no parts are known.
         split_by: unit of intervals and tests, ``patient`` or ``sequence``; None takes the runs', the coarser where they differ.
 
@@ -66,13 +71,18 @@ def compare_models(
         DatasetError: data that cannot be used, or no frame in the part.
     """
     names = model_names([one.source for one in loaded])
-    models = _alike(loaded, names)
+    presence = all(isinstance(one.model, SpineClassifier) for one in loaded)
+    if presence:
+        _check_labels(loaded, names)
+    models = [] if presence else _alike(loaded, names)
     refuse_used(output)
     manifest = read_manifest(data)
-    manifest.require_masks()
-    parts, tellers, unit = agreed_parts(loaded, data, manifest.rows, manifest.unit)
+    if not presence:
+        manifest.require_masks()
+    frames = manifest.frames if presence else manifest.rows
+    parts, tellers, unit = agreed_parts(loaded, data, frames, manifest.unit)
     told_by = " and ".join(dict.fromkeys(filter(None, tellers))) or None
-    part, rows, note = choose_frames(parts, told_by, manifest.rows, part, data)
+    part, rows, note = choose_frames(parts, told_by, frames, part, data)
     notes = [note] if note else []
     untold = [name for name, teller in zip(names, tellers, strict=True) if teller is None]
     if untold and told_by:
@@ -83,24 +93,63 @@ def compare_models(
     for text in notes:
         logger.warning("%s: %s", data, text)
     # Without a classes.json what mask values mean is only known from all masks together.
-    report = inspect(replace(manifest, rows=rows, answered=()) if manifest.codes else manifest)
+    masked, answered = (tuple(row for row in rows if (row.mask is None) == bare) for bare in (False, True))
+    report = inspect(replace(manifest, rows=masked, answered=answered) if manifest.codes else manifest)
     report.refuse()
+    about_data = {"source": data, "part": part, "split_from": told_by}
+    if presence:
+        return _compare_classifiers(
+            dict(zip(names, loaded, strict=True)), rows, report, split_by or unit, output, {**about_data, "notes": notes}
+        )
     evaluations, results = {}, {}
     for name, model, one in zip(names, models, loaded, strict=True):
         about: dict[str, Any] = {
             "model": describe_model(model, one.source),
-            "data": {"source": data, "part": part, "split_from": told_by, "note": "; ".join(notes) or None},
+            "data": {**about_data, "note": "; ".join(notes) or None},
             **clips_of(model, one.clips),
         }
         evaluations[name] = evaluate(model, rows, report.codes, split_by or unit, clips=one.clips)
         results[name] = write_results(evaluations[name], model, report.codes, output / name, about=about)
     evaluations = aligned(evaluations)
     found = compare(evaluations, results)
-    found["data"] = {"source": data, "part": part, "split_from": told_by, "notes": notes}
+    found["data"] = {**about_data, "notes": notes}
     panel_rows = panel_frames(evaluations)
     found["panel"] = [{"frame": row.frames[0].row.name, "kind": row.kind, "dice": row.dice} for row in panel_rows]
     _write(found, evaluations, results, _panel(panel_rows, dict(zip(names, models, strict=True)), report.codes), output)
     return f"{counted(found['frames'], 'frame')} of {counted(found['groups'], found['unit'])}\n{comparison_text(found)}"
+
+
+def _compare_classifiers(
+    loaded: Mapping[str, LoadedModel[SpineModel]],
+    rows: Sequence[Row],
+    report: DatasetReport,
+    unit: Unit,
+    output: Path,
+    about_data: dict[str, Any],
+) -> str:
+    evaluations, results = {}, {}
+    for name, one in loaded.items():
+        assert isinstance(one.model, SpineClassifier)
+        check_presence_labels(one.model.labels, report.manifest, report.codes)
+        truth = presence_table(rows, one.model.labels, report.codes, report.values)
+        evaluations[name] = evaluate_presence(one.model, rows, truth, unit)
+        note = {"note": "; ".join(about_data["notes"]) or None}
+        about = {"model": describe_model(one.model, one.source), "data": {**about_data, **note}}
+        results[name] = write_presence_results(evaluations[name], output / name, about=about)
+    found = compare_presence(evaluations, results) | {"data": about_data}
+    write_text(output / "comparison.html", presence_comparison_page(found))
+    write_json(output / "comparison.json", found)
+    return f"{counted(found['frames'], 'frame')} of {counted(found['groups'], unit)}\n{presence_comparison_text(found)}"
+
+
+def _check_labels(loaded: Sequence[LoadedModel[SpineModel]], names: Sequence[str]) -> None:
+    """Refuse classifiers of different labels."""
+    labels = [[*one.model.labels] for one in loaded]
+    for name, found in zip(names, labels, strict=True):
+        if found != labels[0]:
+            raise UsageError(
+                f"{names[0]} looks for {', '.join(labels[0])} and {name} for {', '.join(found)}; compare models of the same labels"
+            )
 
 
 def model_names(sources: Sequence[str]) -> list[str]:
@@ -131,7 +180,7 @@ def _alike(loaded: Sequence[LoadedModel[SpineModel]], names: Sequence[str]) -> l
     models: list[SpineSegmenter] = []
     for name, one in zip(names, loaded, strict=True):
         if not isinstance(one.model, SpineSegmenter):
-            raise UsageError(f"{name} is a {type(one.model).__name__}, which draws no masks; compare segmenters with one another")
+            raise UsageError(f"{name} is a {type(one.model).__name__}, which draws no masks; compare models of one kind")
         models.append(one.model)
     classes = [sorted(model.labels.foreground.values()) for model in models]
     for name, found in zip(names, classes, strict=True):

@@ -12,15 +12,20 @@ import pytest
 from page_checks import Page
 from PIL import Image
 from red_model import RedClipModel, RedModel, write_dataset
+from test_cascading import train
 
 from spinevision.cli import main
 from spinevision.comparing import compare_models, model_names
 from spinevision.data.clips import ClipSettings
 from spinevision.data.manifest import DatasetError
+from spinevision.data.phantom import write_phantoms
 from spinevision.models.base import SpineModel
 from spinevision.models.mobilenet_v3 import MobileNetV3Classifier
+from spinevision.models.resnet import ResNetClassifier
+from spinevision.models.unet import UNet
 from spinevision.recipes import UsageError
 from spinevision.runs import LoadedModel, RunSplits
+from spinevision.statistics import compare_auroc
 
 CLASSES = {0: "background", 1: "bone", 2: "disc"}
 LABELS = ["background", "bone", "disc"]
@@ -196,3 +201,41 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
     assert f"are in {tmp_path / 'out'}" in told
     assert main(["compare", "a", "--data", str(data), "--output", str(tmp_path / "one")]) == 2
     assert "name at least two" in capsys.readouterr().err
+
+
+# Classifiers
+
+
+def test_classifiers_are_compared_by_auroc_and_by_right_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = write_phantoms(tmp_path / "data", patients=10, frames=8, size=(48, 64))
+    runs = [str(train("ResNetClassifier", data, tmp_path, *more)) for more in ((), ("--seed_everything=3",))]
+    output = tmp_path / "out"
+    assert main(["compare", *runs, "--data", str(data), "--output", str(output), "--part", "all", "--device", "cpu"]) == 0
+    told = capsys.readouterr().out
+    found = json.loads((output / "comparison.json").read_text())
+    (pair,) = found["pairs"]
+    tables = []
+    for run in runs:
+        with (output / Path(run).name / "per_frame.csv").open() as file:
+            tables.append(list(csv.DictReader(file)))
+    chances = [np.array([float(row["probability presence"]) for row in table]) for table in tables]
+    truth, patients = np.array([row["truth presence"] == "1" for row in tables[0]]), [row["patient"] for row in tables[0]]
+    expected = compare_auroc(*chances, truth, patients)
+    assert pair["auroc"]["difference"]["estimate"] == pytest.approx(expected.difference.estimate, abs=1e-3)
+    right = [
+        (chance >= json.loads((output / Path(run).name / "results.json").read_text())["model"]["threshold"]) == truth
+        for run, chance in zip(runs, chances, strict=True)
+    ]
+    assert (pair["right"]["only_a"], pair["right"]["only_b"]) == ((right[0] & ~right[1]).sum(), (right[1] & ~right[0]).sum())
+    assert "presence, AUROC:" in told
+    page = (output / "comparison.html").read_text()
+    assert "McNemar" in page
+    assert "http" not in page
+
+
+def test_classifiers_of_other_labels_and_mixed_kinds_are_refused(tmp_path: Path) -> None:
+    one, other = (LoadedModel(ResNetClassifier([name], width=8), name, None) for name in ("nerve", "disc"))
+    with pytest.raises(UsageError, match="nerve looks for nerve and disc for disc"):
+        compare_models([one, other], "nowhere", tmp_path / "out")
+    with pytest.raises(UsageError, match="compare models of one kind"):
+        compare_models([LoadedModel(UNet(["nerve"], width=4), "unet", None), one], "nowhere", tmp_path / "out")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from array import array
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,7 +20,8 @@ from spinevision.data.clips import ClipSettings, sequence_order
 from spinevision.data.dataset import PairReader
 from spinevision.data.manifest import Row, Unit
 from spinevision.labels import LabelSpace, MaskCodes
-from spinevision.metrics import MaskScores, VideoPolypScores, confusion, per_image_scores, surface_scores
+from spinevision.metrics import MaskScores, VideoPolypScores, surface_scores
+from spinevision.metrics.confusion import dice_fraction, iou_fraction, overlap_score, ratio
 from spinevision.models.segmenter import SpineSegmenter, decide
 from spinevision.windows import windows
 
@@ -33,10 +36,39 @@ normalised surface distance (NaN unless truth and prediction both hold the class
 TOLERANCE_PX = 2.0
 """Distance (pixels) that counts as right in the normalised surface distance. Ours."""
 
-_READ_AHEAD = 8
+_AHEAD = 8
+
+T = TypeVar("T")
+R = TypeVar("R")
 
 
-@dataclass(frozen=True)
+class ScoreTable(Mapping[str, dict[str, float]]):
+    """Each name of :data:`FRAME_SCORES` to a number a class; kept as one array, because an evaluation holds one for every frame.
+
+    Args:
+        names: the foreground classes.
+        values: float64 (scores, classes).
+    """
+
+    __slots__ = ("_names", "_values")
+
+    def __init__(self, names: tuple[str, ...], values: Tensor) -> None:
+        self._names, self._values = names, array("d", values.flatten().tolist())
+
+    def __getitem__(self, score: str) -> dict[str, float]:
+        if score not in FRAME_SCORES:
+            raise KeyError(score)
+        start = FRAME_SCORES.index(score) * len(self._names)
+        return dict(zip(self._names, self._values[start : start + len(self._names)], strict=True))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(FRAME_SCORES)
+
+    def __len__(self) -> int:
+        return len(FRAME_SCORES)
+
+
+@dataclass(frozen=True, slots=True)
 class FrameScore:
     """The scores of one frame for each foreground class.
 
@@ -51,7 +83,7 @@ class FrameScore:
     row: Row
     group: str
     window: tuple[Row, ...]
-    scores: dict[str, dict[str, float]]
+    scores: Mapping[str, Mapping[str, float]]
     counts: dict[str, tuple[int, int, int, int]]
 
     @property
@@ -120,31 +152,34 @@ def evaluate(
         ImageError: a file that cannot be read.
         DatasetError: a mask that does not fit its frame or the classes.
     """
-    metric, found = MaskScores(model.labels), []
-    table: dict[str, Tensor] = {}
+    metric, table = MaskScores(model.labels), dict[str, Tensor]()
     places = _places(rows)
     video = VideoPolypScores(model.labels, Counter(clip for clip, _ in places.values())) if places else None
     length = model.window_length
     sequences = [rows] if length == 1 else sequence_order(rows, clips)
     cut = [window for sequence in sequences for window in windows(sequence, length)]
-    pairs = _read_ahead(PairReader(codes, model.labels), [row for clip in cut for row in clip.items])
-    with model.evaluating(), torch.inference_mode():
+
+    def answered() -> Iterator[_Answered]:
+        pairs = _ahead(PairReader(codes, model.labels), (row for clip in cut for row in clip.items))
         for members, new in track(cut, f"evaluating {len(rows)} frames", disable=not progress, transient=True):
             images, truths = zip(*(next(pairs) for _ in members), strict=True)
             answers = [*zip(members, truths, model.answer(images), strict=True)]
             for row, truth, answer in answers[-new:]:
-                logits, target = answer.logits.cpu(), torch.from_numpy(truth)[None].long()
-                mask = decide(logits, model.threshold).long()
-                before = metric.table.clone()
+                logits, target = answer.logits.cpu(), torch.from_numpy(truth)[None]
+                mask = decide(logits, model.threshold)
+                before = metric.table.clone(), metric.counts.clone()
                 metric.update(logits, mask, target)
                 group = row.group(unit) or UNKNOWN_GROUP
-                table[group] = table.get(group, 0) + (metric.table - before)
+                table[group] = table.get(group, 0) + (metric.table - before[0])
                 if video is not None:
                     clip, position = places[row.name]
                     video.update(logits, target, [clip], [position])
-                found.append(_score(row, group, tuple(members), mask, target, model.labels))
+                yield _Answered(row, group, tuple(members), mask, target, metric.counts - before[1])
+
+    with model.evaluating(), torch.inference_mode():
+        found = tuple(_ahead(partial(_score, labels=model.labels, names=tuple(model.labels.foreground.values())), answered()))
     by_class = None if video is None else _by_class(video.compute(), model.labels)
-    return Evaluation(metric.results(), table, by_class, tuple(found), unit, model.labels)
+    return Evaluation(metric.results(), table, by_class, found, unit, model.labels)
 
 
 def _places(rows: Sequence[Row]) -> dict[str, tuple[str, int]]:
@@ -165,28 +200,46 @@ def _by_class(scores: dict[str, Tensor], labels: LabelSpace) -> dict[str, dict[s
     }
 
 
-def _score(row: Row, group: str, window: tuple[Row, ...], mask: Tensor, target: Tensor, labels: LabelSpace) -> FrameScore:
-    names = labels.foreground
-    overlap = per_image_scores(mask, target, labels) | surface_scores(mask, target, labels, TOLERANCE_PX)
-    scores = {score: dict(zip(names.values(), values[0].tolist(), strict=True)) for score, values in overlap.items()}
-    counts = [tuple(entry) for entry in confusion(mask, target, labels)[0].tolist()]
-    for score, sides in (("area", (0, 1)), ("true_area", (0, 2))):
-        scores[score] = {
-            name: sum(entry[side] for side in sides) / total if (total := sum(entry)) else math.nan
-            for name, entry in zip(names.values(), counts, strict=True)
-        }
-    return FrameScore(row, group, window, scores, dict(zip(names.values(), counts, strict=True)))
+class _Answered(NamedTuple):
+    """A frame with its masks (1, H, W) and its counts of right and wrong pixels, int64 (classes, 4)."""
+
+    row: Row
+    group: str
+    window: tuple[Row, ...]
+    mask: Tensor
+    target: Tensor
+    counts: Tensor
 
 
-def _read_ahead(read: PairReader, rows: Sequence[Row]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Read in threads, a few frames ahead, in order and with bounded memory."""
+def _score(frame: _Answered, labels: LabelSpace, names: tuple[str, ...]) -> FrameScore:
+    tp, fp, fn, _ = frame.counts.unbind(-1)
+    surfaces, known = surface_scores(frame.mask, frame.target, labels, TOLERANCE_PX), frame.counts.sum(dim=-1)
+    scores = {
+        "dice": overlap_score(frame.counts, dice_fraction),
+        "iou": overlap_score(frame.counts, iou_fraction),
+        "hd95_px": surfaces["hd95_px"][0],
+        "nsd": surfaces["nsd"][0],
+        "area": ratio(tp + fp, known),
+        "true_area": ratio(tp + fn, known),
+    }
+    table = ScoreTable(names, torch.stack([scores[score] for score in FRAME_SCORES]))
+    counts = {name: tuple(entry) for name, entry in zip(names, frame.counts.tolist(), strict=True)}
+    return FrameScore(frame.row, frame.group, frame.window, table, counts)
+
+
+def _ahead(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """Work in two threads, a few items ahead, in order and with bounded memory; an error is raised when its item's turn comes.
+
+    The items themselves are drawn in the caller's thread.
+    """
+    waiting: deque[Future[R]] = deque()
     with ThreadPoolExecutor(2) as pool:
-        waiting = [pool.submit(read, row) for row in rows[:_READ_AHEAD]]
-        for index in range(len(rows)):
-            pair = waiting.pop(0).result()
-            if index + _READ_AHEAD < len(rows):
-                waiting.append(pool.submit(read, rows[index + _READ_AHEAD]))
-            yield pair
+        for item in items:
+            waiting.append(pool.submit(work, item))
+            if len(waiting) == _AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def mean(values: Iterable[float | None]) -> float | None:

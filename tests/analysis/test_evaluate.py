@@ -6,24 +6,28 @@ import csv
 import gc
 import json
 import math
+import tracemalloc
 import weakref
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
-from red_model import RedModel, write_dataset
+from red_model import RedModel, red_frame, write_dataset
 
 from spinevision.analysis import evaluate as module
 from spinevision.analysis import results as writing
 from spinevision.analysis.evaluate import UNKNOWN_GROUP, evaluate
 from spinevision.analysis.results import results_text, write_results
 from spinevision.data.dataset import PairReader
-from spinevision.data.manifest import DatasetError, read_manifest
+from spinevision.data.manifest import DatasetError, Row, read_manifest
 from spinevision.images import ImageError
-from spinevision.labels import LabelSpace
+from spinevision.labels import LabelSpace, MaskCodes
 from spinevision.metrics import CLASS_SCORES
+from spinevision.models.segmenter import decide
 
 BINARY = {0: "background", 255: "nerve"}
 TISSUE = {0: "background", 1: "bone", 2: "disc", 3: "ligament"}
@@ -277,13 +281,67 @@ def test_no_more_than_a_few_frames_are_held(tmp_path: Path) -> None:
     manifest = read_manifest(write_dataset(tmp_path / "d", frames, BINARY))
     assert manifest.codes is not None
     read, held, most = PairReader(manifest.codes, LabelSpace(["nerve"])), [], 0
-    for frame, _ in module._read_ahead(read, manifest.rows):
+    for frame, _ in module._ahead(read, manifest.rows):
         held.append(weakref.ref(frame))
         del frame
         gc.collect(0)
         most = max(most, sum(reference() is not None for reference in held))
     assert len(held) == 60
     assert most <= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sequence", ["", "S1"])
+def test_a_frame_leaves_less_than_two_kilobytes_behind(monkeypatch: pytest.MonkeyPatch, sequence: str) -> None:
+    """Between the 500th and the 3,000th frame; a mask is 4 KiB. Logits, outside Python's memory, must be gone."""
+    count, truth, memory = 3000, np.zeros((64, 64), np.uint8), list[int]()
+    truth[20:40, 20:40] = 1
+    seen = deque[weakref.ref[torch.Tensor]](maxlen=200)
+
+    def spy(logits: torch.Tensor, threshold: float | None) -> torch.Tensor:
+        seen.append(weakref.ref(logits))
+        return decide(logits, threshold)
+
+    class Reader:
+        def __init__(self, *_: Any) -> None:
+            self.read = 0
+
+        def __call__(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
+            self.read += 1
+            if self.read in (500, count):
+                gc.collect()
+                memory.append(tracemalloc.get_traced_memory()[0])
+                assert sum(reference() is not None for reference in seen) < 20
+            return red_frame(truth), truth.copy()
+
+    monkeypatch.setattr(module, "PairReader", Reader)
+    monkeypatch.setattr(module, "decide", spy)
+    rows = [Row(str(n), Path("a"), Path("b"), "P1", sequence, n if sequence else None, "") for n in range(count)]
+    tracemalloc.start()
+    try:
+        evaluation = evaluate(RedModel(["nerve"]), rows, MaskCodes(BINARY), "patient", progress=False)
+    finally:
+        tracemalloc.stop()
+    assert len(evaluation.frames) == count
+    assert (memory[1] - memory[0]) / (count - 500) < 1200
+
+
+def test_equal_logits_are_the_lowest_label() -> None:
+    logits = torch.randint(0, 3, (2, 5, 33, 31), generator=torch.Generator().manual_seed(0)).float()
+    logits[0, :, 0] = 1
+    for values in (logits, logits.bfloat16(), logits.flip(-1).transpose(2, 3)):
+        lowest = np.argmax(values.float().numpy(), axis=1)  # numpy promises the first of equal values
+        assert np.array_equal(decide(values, None).numpy(), lowest)
+    assert (decide(logits, None)[0, 0] == 0).all()
+
+
+def test_an_error_of_the_scores_is_raised_at_its_frame(worked: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("no surface")
+
+    monkeypatch.setattr(module, "surface_scores", broken)
+    with pytest.raises(RuntimeError, match="no surface"):
+        score(worked, ["nerve"])
 
 
 def test_reading_ahead_keeps_the_order_and_stays_a_few_frames_ahead() -> None:
@@ -294,9 +352,9 @@ def test_reading_ahead_keeps_the_order_and_stays_a_few_frames_ahead() -> None:
         return row
 
     taken = []
-    for pair in module._read_ahead(read, range(40)):  # type: ignore[arg-type]
+    for pair in module._ahead(read, range(40)):  # type: ignore[arg-type]
         taken.append(pair)
-        assert len(begun) <= len(taken) + module._READ_AHEAD
+        assert len(begun) <= len(taken) + module._AHEAD
     assert taken == list(range(40))
 
 
