@@ -66,6 +66,9 @@ def _pairs(path: Path, keys: Sequence[str], values: Sequence[str]) -> dict[str, 
     except (ValueError, csv.Error, OSError) as error:
         raise ValueError(f"{path} cannot be read as a table ({error}); save it as a CSV file in UTF-8") from error
     names = [name.strip() for name in header]
+    for number, line in enumerate(lines, start=2):
+        if any(cell.strip() for cell in line[len(names) :]):
+            raise ValueError(f"row {number} of {path} has {len(line)} cells under {len(names)} column names; correct it")
     rows = [dict(zip(names, [cell.strip() for cell in line], strict=False)) for line in lines if any(line)]
     key = next((name for name in keys if name in names), None)
     held = [name for name in values if name in names]
