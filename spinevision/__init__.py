@@ -11,6 +11,8 @@ from spinevision.models import ARCHITECTURES, list_architectures
 if TYPE_CHECKING:
     from spinevision.augment import AugmentSettings as AugmentSettings
     from spinevision.data.datamodule import SpineDataModule as SpineDataModule
+    from spinevision.inference.live_video import VideoPredictor as VideoPredictor
+    from spinevision.inference.runtime import optimize as optimize
     from spinevision.labels import IGNORE_INDEX as IGNORE_INDEX
     from spinevision.labels import LabelSpace as LabelSpace
     from spinevision.models.attention_unet import AttentionUNet as AttentionUNet
@@ -56,6 +58,8 @@ _HOMES = {
     "FrameBatch": "spinevision.structures",
     "MaskPrediction": "spinevision.structures",
     "PresencePrediction": "spinevision.structures",
+    "VideoPredictor": "spinevision.inference.live_video",
+    "optimize": "spinevision.inference.runtime",
 }
 """Public names beside the architectures, and the modules that define them."""
 

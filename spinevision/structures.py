@@ -82,20 +82,37 @@ class FrameBatch:
         return len(self.frames)
 
 
+@dataclass(frozen=True)
+class Runtime:
+    """How an inference copy of a model was made.
+
+    Args:
+        precision: of weights and arithmetic.
+        output: ``mask`` where nothing is computed that the mask does not need.
+        rewrites: what was rearranged in the network, and how often.
+        compiled: whether the network was compiled.
+    """
+
+    precision: Literal["fp32", "bf16", "fp16"]
+    output: Literal["probability", "mask"]
+    rewrites: dict[str, int]
+    compiled: bool
+
+
 @dataclass(frozen=True, eq=False)
 class MaskPrediction:
     """What a segmenter says of one frame, at the frame's own size.
 
     Args:
         mask: uint8 (H, W), label ids (binary: 0 and 1), never 255.
-        probability: float32 (C, H, W), 0 to 1; C = 1 for a binary model.
+        probability: float32 (C, H, W), 0 to 1; C = 1 for a binary model. None from an inference copy that computes masks alone.
         labels: the class names.
         frame: the frame itself, uint8 (H, W, 3) RGB.
         presence: probability that the tissue is in the frame at all, from a cascade; None from a segmenter alone.
     """
 
     mask: np.ndarray
-    probability: np.ndarray
+    probability: np.ndarray | None
     labels: LabelSpace
     frame: np.ndarray
     presence: float | None = None
@@ -108,7 +125,7 @@ class MaskPrediction:
     @cached_property
     def area_fraction(self) -> dict[str, float]:
         """Share of the field of view that each foreground class covers, 0 to 1."""
-        visible = int(self.field_of_view.sum())
+        visible = np.count_nonzero(self.field_of_view)
         return {
             name: float(np.count_nonzero((self.mask == index) & self.field_of_view) / visible)
             for index, name in self.labels.foreground.items()

@@ -30,7 +30,10 @@ class ConvNormAct(nn.Module):
         activation: Callable[[], nn.Module] | None = nn.ReLU,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias)
+        # A transposed one in inference copies (inference/rewrites/upsampling.py).
+        self.conv: nn.Conv2d | nn.ConvTranspose2d = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding=kernel_size // 2, bias=bias
+        )
         self.norm = nn.BatchNorm2d(out_channels)
         self.act = nn.Identity() if activation is None else activation()
 

@@ -31,7 +31,7 @@ from spinevision.models.training import (
     is_default_checkpoint,
 )
 from spinevision.preprocess import Preprocess
-from spinevision.structures import FrameBatch, InputSpec
+from spinevision.structures import FrameBatch, InputSpec, Runtime
 
 
 class SpineModel(LightningModule, ABC):
@@ -80,8 +80,9 @@ class SpineModel(LightningModule, ABC):
         self.settings = TrainingSettings()
         self.hub_info: HubInfo | None = None
         self.encoder_source: EncoderSource | None = None
+        self.runtime: Runtime | None = None
         self._frozen: list[nn.Module] = []
-        self._compiled: dict[str, Callable[[Tensor], Any]] = {}
+        self._compiled: dict[str, Callable[..., Any]] = {}
         self.save_hyperparameters({"labels": list(self.labels), "preprocess": self.preprocess.config(), **self.arguments})
 
     # What a kind of model decides
@@ -131,25 +132,28 @@ class SpineModel(LightningModule, ABC):
         logits: Tensor = self.call_network(frames)
         return logits
 
-    def call_network(self, frames: Tensor, method: str = "forward") -> Any:
-        """Call the network, or another method of it, in its own precision; compiled during a fit that asks for it."""
+    def call_network(self, frames: Tensor, method: str = "forward", *more: Any) -> Any:
+        """Call the network, or another method of it, in its own precision; compiled where that was asked for."""
         call = self.network if method == "forward" else getattr(self.network, method)
-        return self._compiled.get(method, call)(frames.to(next(self.network.parameters()).dtype))
+        return self._compiled.get(method, call)(frames.to(next(self.network.parameters()).dtype), *more)
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:
         """Eval mode inside; afterwards every module is back in the mode of before."""
-        modes = [(module, module.training) for module in self.modules()]
+        training = [module for module in ([] if self.runtime else self.modules()) if module.training]
+        if not training:
+            yield
+            return
         self.eval()
         try:
             yield
         finally:
-            for module, training in modes:
-                module.training = training
+            for module in training:
+                module.training = True
 
     def train(self, mode: bool = True) -> Self:
-        """Switch training on or off for everything that is not frozen."""
-        super().train(mode)
+        """Switch training on or off for everything that is not frozen; an inference copy stays in eval mode."""
+        super().train(mode and self.runtime is None)
         for module in self._frozen:
             module.eval()
         return self
@@ -179,6 +183,8 @@ class SpineModel(LightningModule, ABC):
         """Freeze and compile as the settings say, before the optimiser is made."""
         if stage != "fit":
             return
+        if self.runtime is not None:
+            raise ValueError("this is an inference copy, which cannot be trained; train the model that it was made from")
         if self.settings.stills and not self.INTER_FRAME:
             raise ValueError(
                 f"training.stills is for models that take clips, and {type(self).__name__} takes single frames; leave it out"
@@ -197,8 +203,9 @@ class SpineModel(LightningModule, ABC):
             self._compiled = {name: torch.compile(getattr(self.network, name)) for name in methods}
 
     def teardown(self, stage: str) -> None:
-        """Go back to the network as it is, which takes frames of any size without compiling anew."""
-        self._compiled = {}
+        """After a fit, go back to the network as it is, which takes frames of any size without compiling anew."""
+        if self.runtime is None:
+            self._compiled = {}
 
     @property
     def fitting(self) -> bool:

@@ -48,6 +48,11 @@ class CascadeNetwork(nn.Module):
         logits: Tensor = self.segmenter(frames)
         return logits
 
+    def stream(self, frames: Tensor, memory: tuple[Tensor, ...] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """One new frame and the memory of those before, of a segmenter of clips, as if the gate were open."""
+        found: tuple[Tensor, tuple[Tensor, ...]] = self.segmenter.stream(frames, memory)  # type: ignore[operator]
+        return found
+
     def everything(self, frames: Tensor) -> Tensor:
         """The segmenter's logits and the classifier's in one row (1, N), for comparison alone."""
         stills = frames.flatten(0, 1) if frames.ndim == 5 else frames
@@ -188,20 +193,24 @@ class SpineCascade(SpineSegmenter):
     def answer(self, frames: Sequence[np.ndarray]) -> Iterator[FrameAnswer]:
         """What comes of the frames of one window: the segmenter is asked if the gate is open for any of them."""
         chances = [self.presence(frame) for frame in frames]
-        asked = any(chance >= self.gate for chance in chances)
+        asked = any(map(self.is_open, chances))
         answers = super().answer(frames) if asked else iter([None] * len(frames))
         for frame, chance, answer in zip(frames, chances, answers, strict=True):
-            if answer is not None and chance >= self.gate:
+            if answer is not None and self.is_open(chance):
                 yield FrameAnswer(answer.logits, chance)
             else:
-                yield FrameAnswer(self._nothing(frame), chance)
+                yield self.empty_answer(frame, chance)
 
-    def _nothing(self, frame: np.ndarray) -> Tensor:
-        """Logits (1, C, H, W) of a frame without the tissue."""
+    def is_open(self, presence: float) -> bool:
+        """Whether the segmenter is asked about a frame with this probability of presence."""
+        return presence >= self.gate
+
+    def empty_answer(self, frame: np.ndarray, presence: float) -> FrameAnswer:
+        """What is said of a frame, uint8 (H, W, 3), for which the gate is shut: the class, or every class, is nowhere."""
         logits = torch.full((1, self.labels.channels, *frame.shape[:2]), -_OFF, device=next(self.network.parameters()).device)
         if not self.labels.binary:
             logits[:, 0] = _OFF
-        return logits
+        return FrameAnswer(logits, presence)
 
     @property
     def parts(self) -> Mapping[str, SpineModel]:

@@ -37,8 +37,9 @@ from spinevision.labels import LabelSpace
 from spinevision.layers.channel_attention import ChannelSelfAttention
 from spinevision.layers.conv import DoubleConv
 from spinevision.layers.frame_attention import InterFrameAttention
+from spinevision.layers.normalized_attention import remember
 from spinevision.layers.resampling import crop_back
-from spinevision.models.pnsnet import COARSE_GRID, PUBLISHED_SIZE, TwoLevelNetwork, to_frames
+from spinevision.models.pnsnet import COARSE_GRID, PUBLISHED_SIZE, Memory, TwoLevelNetwork, single_frames, to_frames
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.models.unet import level_widths
 from spinevision.preprocess import Preprocess
@@ -113,6 +114,9 @@ class FUNetNetwork(TwoLevelNetwork):
         frames: how many frames the frame weights are decided from together, 2 to 64.
         width: of the backbone and of the U-Net branch; a multiple of 8 from 8 to 256.
 
+    A mask at threshold 0.5, or of the largest logit, does not depend on the weights; with ``inter_frame`` set to None an
+    inference copy leaves them out.
+
     Raises:
         ValueError: another width or number of frames.
     """
@@ -120,7 +124,7 @@ class FUNetNetwork(TwoLevelNetwork):
     def __init__(self, out_channels: int = 1, frames: int = 5, width: int = 64) -> None:
         super().__init__(out_channels, width, single_pixel=SINGLE_PIXEL)
         self.branch = GatedUNet(self.high_channels, width, COARSE_GRID)
-        self.inter_frame = InterFrameAttention(self.low_channels, frames)
+        self.inter_frame: InterFrameAttention | None = InterFrameAttention(self.low_channels, frames)
 
     def forward(self, x: Tensor) -> Tensor:
         """Segment frames or clips.
@@ -138,9 +142,34 @@ class FUNetNetwork(TwoLevelNetwork):
         """
         low, high = self.extract(to_frames(x))
         logits = self.fuse(low, self.branch(high))
-        if x.ndim == 5:
+        if x.ndim == 5 and self.inter_frame is not None:
             logits = logits * self.inter_frame(low.unflatten(0, x.shape[:2])).flatten()[:, None, None, None]
         return self.enlarge(logits, x)
+
+    def stream(self, x: Tensor, memory: Memory = ()) -> tuple[Tensor, Memory]:
+        """Segment the newest frame of a sequence: what ``forward`` of the last ``frames`` frames says of the last of them.
+
+        Remembered of the frames before are their fine maps, from which the weight of the newest frame is decided; without
+        ``inter_frame`` nothing is.
+
+        Args:
+            x: float, one new frame ``(B, 3, H, W)`` of each of B sequences, any H and W of at least 1.
+            memory: what the call for the frame before gave back; empty at the start of a sequence. Its shapes stay the same as
+                soon as ``frames - 1`` frames are held: 0.7 MB a sequence for 5 frames of 256x448 at width 64.
+
+        Returns:
+            float32 logits ``(B, C, H, W)``, and the memory for the next frame.
+
+        Raises:
+            ValueError: another shape; in training, one frame of at most 496x496 pixels.
+        """
+        low, high = self.extract(single_frames(x))
+        logits = self.fuse(low, self.branch(high))
+        if self.inter_frame is not None:
+            maps = torch.cat((*memory, low[:, None]), dim=1)
+            logits = logits * self.inter_frame(maps)[:, -1, None, None, None]
+            memory = (remember(maps[:, 1 - self.inter_frame.frames :]),)
+        return self.enlarge(logits, x), memory
 
 
 class FUNet(SpineSegmenter):

@@ -147,9 +147,11 @@ def model_config(model: SpineModel, license_name: str | None, provenance: Mappin
     """What ``config.json`` says of a model.
 
     Raises:
-        ModelFolderError: a class that is not in the table of architectures, or a value that cannot be written.
+        ModelFolderError: a class that is not in the table of architectures, an inference copy, or a value that cannot be written.
     """
     kind = type(model)
+    if model.runtime is not None:
+        raise ModelFolderError("this is an inference copy, made for one machine; save the model that it was made from")
     if _find(kind.__name__, "this model") is not kind:
         raise ModelFolderError(f"{kind.__name__} is another class than the architecture of that name; give it a name of its own")
     return ModelConfig(

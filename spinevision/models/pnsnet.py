@@ -25,7 +25,7 @@ Written from the description, with GewelsJI/PNS-Net (Apache-2.0) for reference.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,12 +34,14 @@ from spinevision.encoders.res2net import MAX_WIDTH, RES2NET_WEIGHTS, STRIDE, Res
 from spinevision.labels import LabelSpace
 from spinevision.layers.conv import check_batch_statistics
 from spinevision.layers.frame_attention import check_frames
-from spinevision.layers.normalized_attention import Aggregation, NormalizedSelfAttention
+from spinevision.layers.normalized_attention import Aggregation, NormalizedSelfAttention, remember
 from spinevision.layers.receptive_field import LightRFB
 from spinevision.layers.resampling import crop_back, pad_to_stride, resize
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.preprocess import Preprocess
 
+Memory = tuple[Tensor, ...]
+"""What a network remembers of the frames of a sequence before the newest."""
 PUBLISHED_SIZE = (256, 448)
 """Height and width (pixels) that the published networks take, and that sizes stored tables."""
 COARSE_GRID = (PUBLISHED_SIZE[0] // STRIDE, PUBLISHED_SIZE[1] // STRIDE)
@@ -141,20 +143,34 @@ def to_frames(x: Tensor) -> Tensor:
     return x if x.ndim == 4 else x.flatten(0, 1)
 
 
+def single_frames(x: Tensor) -> Tensor:
+    """Frames as they are.
+
+    Raises:
+        ValueError: something else.
+    """
+    if x.ndim != 4 or 0 in x.shape:
+        raise ValueError(f"a stream takes one new frame (B, 3, H, W) at a time, not empty, found {tuple(x.shape)}")
+    return x
+
+
 class PNSNetNetwork(TwoLevelNetwork):
     """PNS-Net.
 
     Args:
         out_channels: classes.
+        frames: of the window that :meth:`stream` answers for, 2 to 64; no weight depends on it.
         width: of the backbone; a multiple of 8 from 8 to 256.
         aggregation: as in :class:`NormalizedSelfAttention`.
 
     Raises:
-        ValueError: another width or aggregation.
+        ValueError: another width, number of frames or aggregation.
     """
 
-    def __init__(self, out_channels: int = 1, width: int = 64, aggregation: Aggregation = "scores") -> None:
+    def __init__(self, out_channels: int = 1, frames: int = 5, width: int = 64, aggregation: Aggregation = "scores") -> None:
         super().__init__(out_channels, width, single_pixel=STRIDE)
+        check_frames(frames)
+        self.frames = frames
         self.inter_frame = nn.ModuleList(
             NormalizedSelfAttention(self.high_channels, COARSE_GRID, aggregation=aggregation) for _ in range(2)
         )
@@ -181,13 +197,42 @@ class PNSNetNetwork(TwoLevelNetwork):
             high = (maps + twice).flatten(0, 1)
         return self.enlarge(self.fuse(low, high), x)
 
+    def stream(self, x: Tensor, memory: Memory = ()) -> tuple[Tensor, Memory]:
+        """Segment the newest frame of a sequence: what ``forward`` of the last ``frames`` frames says of the last of them.
+
+        Remembered of the frames before are their coarse maps and what the first block made of them, for good, as its inputs do
+        not change. The second block's do with every window; it answers for the newest frame alone.
+
+        Args:
+            x: float, one new frame ``(B, 3, H, W)`` of each of B sequences, any H and W of at least 1.
+            memory: what the call for the frame before gave back; empty at the start of a sequence. Its shapes stay the same as
+                soon as ``frames - 1`` frames are held; it grows with the square of ``frames``, to 2.1 MB a sequence for 5
+                frames of 256x448 at width 64, to 0.3 GB for 64.
+
+        Returns:
+            float32 logits ``(B, C, H, W)``, and the memory for the next frame.
+
+        Raises:
+            ValueError: another shape; in training, one frame of at most 16x16 pixels.
+        """
+        low, high = self.extract(single_frames(x))
+        first, second = cast("Sequence[NormalizedSelfAttention]", self.inter_frame)
+        newest = high[:, None]
+        maps = torch.cat((*memory[:1], newest), dim=1)
+        found, kept = first.advance(newest, memory[1:], self.frames - 1)
+        once = found + maps
+        twice = second.newest(once) + once[:, -1:]
+        logits = self.enlarge(self.fuse(low, (newest + twice)[:, 0]), x)
+        return logits, (remember(maps[:, 1 - self.frames :]), *kept)
+
 
 class PNSNet(SpineSegmenter):
     """PNS-Net for clips, 9,793,731 parameters by default; it also takes frames one by one.
 
     Args:
         labels: class names; one is binary, more are multiclass with the background first.
-        frames: frames of a clip that it is trained on, 2 to 64; no weight depends on it, and it answers clips of any length.
+        frames: frames of a clip that it is trained on, and of a stream's window, 2 to 64; no weight depends on it, and it
+            answers clips of any length.
         width: of the backbone; a multiple of 8 from 8 to 256, 64 as published.
         aggregation: what weighs the values in the blocks between frames: raw ``"scores"``, as in the authors' code, or their
             ``"softmax"``, as attention usually has it.
@@ -211,8 +256,7 @@ class PNSNet(SpineSegmenter):
         aggregation: Aggregation = "scores",
         preprocess: Preprocess | None = None,
     ) -> None:
-        check_frames(frames)
         labels = LabelSpace.of(labels)
         arguments = {"frames": frames, "width": width, "aggregation": aggregation}
-        network = PNSNetNetwork(labels.channels, width, aggregation)
+        network = PNSNetNetwork(labels.channels, frames, width, aggregation)
         super().__init__(labels, network, preprocess or Preprocess(PUBLISHED_SIZE), arguments)

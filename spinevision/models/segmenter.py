@@ -214,8 +214,10 @@ class SpineSegmenter(Deciding, SpineModel):
 
     def prediction(self, frame: np.ndarray, answer: FrameAnswer) -> MaskPrediction:
         """What is given out for a frame."""
-        mask, chances = decide(answer.logits, self.threshold)[0], probability(answer.logits)[0]
-        return MaskPrediction(mask.cpu().numpy(), chances.cpu().numpy(), self.labels, frame, answer.presence)
+        mask = decide(answer.logits, self.threshold)[0].cpu().numpy()
+        masks_alone = self.runtime is not None and self.runtime.output == "mask"
+        chances = None if masks_alone else probability(answer.logits)[0].cpu().numpy()
+        return MaskPrediction(mask, chances, self.labels, frame, answer.presence)
 
 
 def _truth(batch: FrameBatch) -> Tensor:

@@ -92,17 +92,17 @@ def test_scores_and_sums_against_loops() -> None:
     query, key, value = torch.randn(3, 2, 2, 3, 4, 5, dtype=torch.float64)
     for radius, dilation in ((1, 1), (1, 2), (2, 3)):
         expected = scores_by_loops(query, key, radius, dilation)
-        scores = window_scores(query, key, radius, dilation)  # (B, pixels, T, T * window)
-        torch.testing.assert_close(scores.permute(0, 2, 3, 1).unflatten(3, (4, 5)), expected)
-        sums = (scores @ gather_windows(value, radius, dilation)).permute(0, 2, 3, 1).unflatten(3, (4, 5))
+        scores = window_scores(query, gather_windows(key, radius, dilation))  # (B, T, T, window, H, W)
+        torch.testing.assert_close(scores.flatten(2, 3), expected)
+        sums = (scores[:, :, :, :, None] * gather_windows(value, radius, dilation)[:, None]).sum(dim=(2, 3))
         torch.testing.assert_close(sums, sums_by_loops(expected, value, radius, dilation))
 
 
 def test_outside_the_frame_scores_are_zero_and_nothing_else_is() -> None:
     query, key = torch.rand(2, 1, 1, 2, 3, 3) + 1
-    scores = window_scores(query, key, radius=1, dilation=3)  # only the middle of the window lies in a 3x3 frame
+    scores = window_scores(query, gather_windows(key, radius=1, dilation=3))  # only the middle of the window lies in a 3x3 frame
     assert (scores != 0).float().mean() == pytest.approx(1 / 9)
-    assert scores[..., 4].min() > 0
+    assert scores[:, :, :, 4].min() > 0
 
 
 @pytest.mark.parametrize("aggregation", ["scores", "softmax"])
@@ -111,6 +111,18 @@ def test_the_block_against_loops(aggregation: str) -> None:
     assert block.norm.weight.shape == (2, 4, 5)
     x = torch.randn(2, 2, 4, 4, 5, dtype=torch.float64)
     torch.testing.assert_close(block(x), block_by_loops(block, x, block.norm.weight, block.norm.bias))
+
+
+@pytest.mark.parametrize("aggregation", ["scores", "softmax"])
+def test_a_window_that_moves_on_is_answered_from_what_is_new(aggregation: str) -> None:
+    block = randomised(dilations=(1, 2), radius=1, aggregation=aggregation)
+    frames, memory = torch.randn(2, 6, 4, 4, 5, dtype=torch.float64), ()
+    for last in range(6):
+        window = frames[:, max(0, last - 2) : last + 1]
+        answers, memory = block.advance(frames[:, last : last + 1], memory, held=2)
+        torch.testing.assert_close(answers, block_by_loops(block, window, block.norm.weight, block.norm.bias))
+        torch.testing.assert_close(block.newest(window), answers[:, -1:])
+        assert all(tensor.shape[1] == min(last + 1, 2) for tensor in memory)
 
 
 def test_on_another_map_the_weights_of_the_normalisation_are_interpolated() -> None:

@@ -123,3 +123,16 @@ def test_the_fine_maps_decide_the_weights_and_the_branch_sees_the_coarse_ones() 
     assert seen == {"inter_frame": (1, 2, 3, 4, 6), "branch": (2, 4, 2, 3)}
     torch.testing.assert_close(logits[0], expected)
     assert network.head[1].bias is None
+
+
+def test_without_the_part_between_frames_nothing_is_weighed_and_nothing_remembered() -> None:
+    network = settle(FUNetNetwork(frames=3, width=8))
+    clip = torch.randn(1, 4, 3, 32, 48)
+    with torch.no_grad():
+        weighed, stills = network(clip), network(clip[0])
+        network.inter_frame = None
+        torch.testing.assert_close(network(clip)[0], stills)
+        logits, memory = network.stream(clip[:, 3])
+    assert not torch.allclose(weighed[0], stills)
+    torch.testing.assert_close(logits, stills[3:])
+    assert memory == ()

@@ -10,6 +10,7 @@ import torch
 from network_checks import count, settle, settle_on, smooth_frames
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 from torch.nn import functional as F
 
 from spinevision.layers.normalized_attention import NormalizedSelfAttention
@@ -90,6 +91,76 @@ def test_a_still_runs_no_block_between_frames_and_a_clip_both() -> None:
     assert not calls
     network(torch.randn(2, 2, 3, 16, 16))
     assert calls == [*network.inter_frame]
+
+
+networks_of_three = pytest.mark.parametrize(
+    "build",
+    [
+        lambda: FUNetNetwork(out_channels=2, frames=3, width=8),
+        lambda: PNSNetNetwork(out_channels=2, frames=3, width=8),
+        lambda: PNSNetNetwork(out_channels=2, frames=3, width=8, aggregation="softmax"),
+    ],
+    ids=["FUNet", "PNSNet", "PNSNet softmax"],
+)
+
+
+@networks_of_three
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-12), (torch.float32, 1e-5), (torch.bfloat16, 0.05)])
+def test_a_stream_answers_as_the_window_that_ends_with_the_frame(
+    build: Callable[[], nn.Module], dtype: torch.dtype, tolerance: float
+) -> None:
+    frames = smooth_frames(2, 7, 3, 33, 47)
+    network = settle_on(build(), frames[:, :4]).to(dtype)
+    frames, memory, seen = frames.to(dtype), (), []
+    network.encoder.register_forward_hook(lambda *args: seen.append(len(args[1][0])))
+    with torch.no_grad():
+        for last in range(7):
+            expected = network(frames[:, max(0, last - 2) : last + 1])[:, -1]
+            seen.clear()
+            logits, memory = network.stream(frames[:, last], memory)
+            assert seen == [2]  # the new frame of each sequence and no other
+            assert (logits - expected).norm() <= tolerance * expected.norm()
+            assert logits.dtype == torch.float32
+            assert all(tensor.shape[1] == min(last + 1, 2) for tensor in memory)
+
+
+@networks_of_three
+def test_a_stream_leaves_its_memory_as_it_was(build: Callable[[], nn.Module]) -> None:
+    network, frames = settle_on(build(), smooth_frames(2, 3, 3, 32, 32)), smooth_frames(4, 1, 3, 32, 32)
+    with torch.no_grad():
+        _, memory = network.stream(frames[0])
+        before = [tensor.clone() for tensor in memory]
+        once, _ = network.stream(frames[1], memory)
+        network.stream(frames[2], memory)
+        again, _ = network.stream(frames[1], memory)
+    assert torch.equal(once, again)
+    assert all(map(torch.equal, memory, before))
+    assert not torch.equal(once, network.stream(frames[1])[0])
+
+
+@networks_of_three
+def test_a_stream_takes_one_frame_at_a_time(build: Callable[[], nn.Module]) -> None:
+    for shape in ((3, 16, 16), (1, 2, 3, 16, 16), (0, 3, 16, 16)):
+        with pytest.raises(ValueError, match=r"a stream takes one new frame \(B, 3, H, W\) at a time"):
+            build().eval().stream(torch.zeros(shape))
+
+
+@pytest.mark.slow
+@networks_of_three
+def test_with_a_full_memory_a_stream_is_one_graph_for_all_frames(build: Callable[[], nn.Module]) -> None:
+    network, frames = settle_on(build(), smooth_frames(2, 3, 3, 48, 48)), smooth_frames(8, 1, 3, 48, 48)
+    graphs = CompileCounterWithBackend("aot_eager")
+    torch.compiler.reset()
+    compiled = torch.compile(network.stream, fullgraph=True, backend=graphs)
+    with torch.no_grad():
+        memory: tuple[Tensor, ...] = ()
+        for frame in frames[:2]:
+            _, memory = network.stream(frame, memory)
+        for frame in frames[2:]:
+            expected = network.stream(frame, memory)[0]
+            logits, memory = compiled(frame, memory)
+            torch.testing.assert_close(logits, expected)
+    assert graphs.frame_count == 1
 
 
 def test_aggregation_reaches_the_blocks() -> None:
