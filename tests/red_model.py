@@ -48,6 +48,11 @@ class RedClipNetwork(RedNetwork):
             return super().forward(frames)
         return super().forward(frames.cummax(dim=1).values.flatten(0, 1)).unflatten(0, frames.shape[:2])
 
+    def stream(self, frame: Tensor, memory: tuple[Tensor, ...] = ()) -> tuple[Tensor, tuple[Tensor, ...]]:
+        """Windows of three frames."""
+        seen = (*memory, frame)
+        return super().forward(torch.stack(seen).amax(dim=0)), seen[-2:]
+
 
 class RedClipModel(SpineSegmenter):
     def __init__(self, labels: LabelSpace | Sequence[str], *, frames: int = 3, preprocess: Preprocess | None = None) -> None:

@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spinevision import __version__, cli
+from spinevision import __version__
 from spinevision.cli import main
+from spinevision.commands import catalogue
 from spinevision.video import VideoWriter
 
 ROOT = Path(__file__).parent.parent
@@ -82,7 +83,7 @@ def test_the_version_is_told(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ("lisst", "'lisst' is not known here, did you mean list?; known are demo, fit, predict, evaluate, "),
+        ("lisst", "'lisst' is not known here, did you mean list?; known are fit, demo, predict, live, evaluate, "),
         ("data chek x", "did you mean check?"),
         ("predict m i --ouput x", "unknown option --ouput, did you mean --output?"),
         ("predict --ouput x", "unknown option --ouput, did you mean --output?"),
@@ -165,7 +166,7 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
         def run(_: object) -> None:
             raise error
 
-        monkeypatch.setattr(cli, "_list", run)
+        monkeypatch.setattr(catalogue, "run", run)
         return main(["list"])
 
     assert fail(KeyboardInterrupt()) == 130
@@ -192,13 +193,14 @@ def test_exit_statuses(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.M
 
 
 def test_messages_are_shown_and_nothing_stays_changed(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    def run(_: object) -> None:
+    def run(_: object) -> str:
         logging.getLogger("spinevision.anything").info("a word on the way")
         logging.getLogger("spinevision.anything").debug("a detail")
+        return ""
 
     messages = logging.getLogger("spinevision")
     before = (messages.level, list(messages.handlers), messages.propagate, list(warnings.filters))
-    monkeypatch.setattr(cli, "_list", run)
+    monkeypatch.setattr(catalogue, "run", run)
     assert main(["list"]) == 0
     assert capsys.readouterr().err == "a word on the way\n"
     assert (messages.level, list(messages.handlers), messages.propagate, list(warnings.filters)) == before

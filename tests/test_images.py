@@ -13,7 +13,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFile
+from scipy import ndimage
 
+from spinevision import images
 from spinevision.images import (
     MAX_PIXELS,
     ImageError,
@@ -441,6 +443,19 @@ def test_an_overlay_draws_outlines_but_not_along_the_frame(opacity: float) -> No
         assert np.array_equal(shown[41:, 51:], frame[41:, 51:]), "the frame's own edge is no edge of the tissue"
 
 
+def test_an_outline_is_what_erosion_takes_away() -> None:
+    """SciPy's erosion, once for every 256 pixels of the shorter side; the frame's own edge takes nothing away."""
+    rng = np.random.default_rng(3)
+    frame = np.zeros((700, 760, 3), np.uint8)
+    mask = np.digitize(ndimage.gaussian_filter(rng.random(frame.shape[:2]), 9), [0.49, 0.51]).astype(np.uint8)
+    shown = np.asarray(draw_overlay(frame, mask, SPACE, opacity=0))
+    for index in (1, 2):
+        region = mask == index
+        outline = region & ~ndimage.binary_erosion(region, iterations=3, border_value=1)
+        assert 0 < outline.sum() < region.sum()
+        assert np.array_equal((shown == SPACE.color(index)).all(axis=2), outline)
+
+
 def test_an_overlay_of_an_empty_mask_is_the_frame() -> None:
     frame, mask = scene()
     assert np.array_equal(np.asarray(draw_overlay(frame, mask * 0, SPACE)), frame)
@@ -597,6 +612,12 @@ def test_frames_of_any_size_and_content_have_a_view() -> None:
             frame = np.uint8(255) * (rng.random((*size, 1)) < share).repeat(3, axis=2)
             view = field_of_view(frame)
             assert view.shape == size and view.any()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 7), (7, 1), (2, 2), (40, 61)])
+def test_the_median_is_that_of_scipy(size: tuple[int, int]) -> None:
+    values = np.random.default_rng(4).integers(0, 256, size, dtype=np.uint8)
+    assert np.array_equal(images._median(values), ndimage.median_filter(values, size=3))
 
 
 def test_the_frame_is_only_looked_at() -> None:

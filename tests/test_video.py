@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pytest
 
-from spinevision.video import VIDEO_SUFFIXES, VideoError, VideoReader, VideoWriter
+from spinevision.video import VIDEO_SUFFIXES, BrokenVideoError, VideoError, VideoReader, VideoWriter
 
 COLORS = np.array([[250, 30, 20], [30, 220, 40], [20, 40, 240], [200, 90, 60]], dtype=np.uint8)
 
@@ -45,7 +45,7 @@ def read(path: Path) -> list:
 
 def read_until_damage(path: Path) -> tuple[list, str]:
     frames = []
-    with pytest.raises(VideoError) as caught, VideoReader(path) as video:
+    with pytest.raises(BrokenVideoError) as caught, VideoReader(path) as video:
         for frame in video:
             frames.append(frame)
     return frames, str(caught.value)
@@ -96,6 +96,14 @@ def test_variable_times_are_kept_and_count_from_the_first(tmp_path: Path) -> Non
             video.write(picture(index), time_s)
     expected = [0, 0.04, 0.15, 0.75, 0.79, 4.25, 4.29, 4.75]
     assert [frame.time_s for frame in read(tmp_path / "a.mp4")] == pytest.approx(expected, abs=2e-5)
+
+
+def test_the_last_frame_lasts_as_long_as_the_rate_says(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", rate=25) as video:
+        for index, time_s in enumerate([0, 0.04, 0.2, 1.0]):
+            video.write(picture(index), time_s)
+    with VideoReader(tmp_path / "a.mp4") as read_again:
+        assert read_again.info.duration_s == pytest.approx(1.04, abs=1e-4)
 
 
 def test_odd_sizes_are_made_even_by_repeating_the_edge(tmp_path: Path) -> None:
@@ -316,12 +324,13 @@ def test_an_error_while_writing_leaves_the_old_file_alone(tmp_path: Path) -> Non
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
 
 
-def test_an_interruption_keeps_what_was_written(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [KeyboardInterrupt, BrokenVideoError])
+def test_an_interruption_and_a_broken_source_keep_what_was_written(tmp_path: Path, error: type[BaseException]) -> None:
     path = tmp_path / "a.mp4"
-    with pytest.raises(KeyboardInterrupt), VideoWriter(path, rate=25) as video:
+    with pytest.raises(error), VideoWriter(path, rate=25) as video:
         for index in range(10):
             video.write(picture(index))
-        raise KeyboardInterrupt
+        raise error
     assert len(read(path)) == 10 and list(tmp_path.iterdir()) == [path]
 
 

@@ -17,11 +17,14 @@ from spinevision.data.manifest import Row, table_rows
 from spinevision.data.splits import number_order
 from spinevision.files import write_json
 from spinevision.images import FRAME_SUFFIXES, read_frame, write_image
+from spinevision.inference.live_video import VideoPredictor
+from spinevision.inference.steady import GateSettings
+from spinevision.inference.video_folder import MaskFormat, predict_video
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.structures import MaskPrediction
 from spinevision.tables import safe_cell
-from spinevision.video import VIDEO_SUFFIXES, VideoReader, VideoWriter
+from spinevision.video import VideoReader, is_video
 from spinevision.windows import windows
 
 
@@ -38,45 +41,66 @@ class SourceFrame(NamedTuple):
         return safe_cell(self.name), "" if self.time_s is None else f"{self.time_s:.6f}"
 
 
-def predict_to_folder(model: SpineSegmenter, source: str | Path, output: str | Path, *, progress: bool = True) -> int:
-    """Run a model over an image, a folder of images (with its sub-folders) or a video, one frame or one clip at a time.
+def predict_to_folder(
+    model: SpineSegmenter,
+    source: str | Path,
+    output: str | Path,
+    *,
+    masks: MaskFormat = "png",
+    overlay: bool = True,
+    smoothing: int = 1,
+    gate: GateSettings | None = GateSettings(),  # noqa: B008 - a constant
+    progress: bool = True,
+) -> int:
+    """Run a model over an image, a folder of images (with its sub-folders) or a video.
 
     Of a dataset folder, which has ``images`` and ``masks``, the images are taken. A clip model takes what ``metadata.csv`` or
     ``.jsonl`` there names as a sequence for one, and of frames without such a name the images of one folder, in the order of their
-    names (numbers by their value).
+    names (numbers by their value); it cuts a sequence into windows (:func:`spinevision.windows.windows`). In a video it sees each
+    frame with those before it, as it would live (:class:`~spinevision.inference.live_video.VideoPredictor`).
 
-    Writes ``masks/*.png`` (mode L, label ids, the frame's own size), ``masks/classes.json`` (which class each id is, so that the
-    folder can be held against other masks), ``areas.csv`` (for each class the share of the field of view that it covers, 0 to 1;
-    for a video ``time_s``, seconds) and the overlays: ``overlays/*.jpg`` for images, ``overlay.mp4`` for a video. Files are named
-    as the images are, without their ending, in the same sub-folders; those of a video by frame number.
-    After an error in the middle, the masks, overlays and areas of the frames (or clips) before it stay; ``overlay.mp4`` does not.
+    Writes ``masks/*.png`` (mode L, label ids, the frame's own size) and ``masks/classes.json`` (which class each id is, so that the
+    folder can be held against other masks). For images also ``overlays/*.jpg`` and ``areas.csv``: for each class the share of the
+    field of view that it covers, 0 to 1. Files are named as the images are, without their ending, in the same sub-folders.
+    For a video, whose masks are named by frame number: ``overlay.mp4`` with the sound and the times of the video; ``frames.csv``:
+    frame, ``time_s`` (seconds), of a cascade ``presence``, the share of each class, ``latency_ms`` (from when the frame's turn came
+    to its mask); and ``timeline.png``, their plot.
+    After an error in the middle, the masks, overlays and areas of the frames (or clips) before it stay, and the overlay of a video
+    too where the video is what broke off, or Ctrl-C was pressed; after other errors it does not.
 
     Args:
         model: on the device it shall run on.
         source: the image, folder or video.
         output: folder for the results; files of the same name in it are replaced. It may lie inside ``source``.
+        masks: of a video, ``png`` or ``video``: one lossless ``masks.mkv`` with ``classes.json`` beside it.
+        overlay: draw and write overlays.
+        smoothing: of a video, mean of the logits of this many frames; 1 is none.
+        gate: of a video and a cascade, when its gate shuts; None judges each frame by itself.
         progress: show a progress bar.
 
     Returns:
         The number of frames.
 
     Raises:
-        ValueError: nothing to read there, a damaged file, or two images whose masks would have one name.
+        ValueError: nothing to read there, a damaged file, two images whose masks would have one name, or an option of videos for
+            something else.
     """
-    output, count = Path(output), 0
+    source, output, count = Path(source), Path(output), 0
+    if is_video(source):
+        predictor = VideoPredictor(model, smoothing=smoothing, gate=gate)
+        return predict_video(predictor, model, source, output, masks=masks, overlay=overlay, progress=progress)
+    if masks != "png" or smoothing != 1:
+        raise ValueError(f"masks as a video and smoothing are for a video, and {source} is none; leave them out")
     names = list(model.labels.foreground.values())
     with ExitStack() as stack:
-        found = _open(Path(source), output, stack, clips=model.window_length > 1)
-        movie = found.rate and stack.enter_context(VideoWriter(output / "overlay.mp4", rate=found.rate))
+        found = _open(source, output, stack, clips=model.window_length > 1)
         writer = _open_table(output / "areas.csv", names, stack)
         write_json(output / "masks" / "classes.json", {str(index): name for index, name in model.labels.id2label.items()})
         predictions = (pair for sequence in found.sequences for pair in _predict(model, sequence))
         for frame, prediction in track(predictions, found.title, found.total, disable=not progress, transient=True):
             prediction.save(output / "masks" / f"{frame.name}.png")
-            if not movie:
+            if overlay:
                 write_image(prediction.overlay(), output / "overlays" / f"{frame.name}.jpg")
-            else:
-                movie.write(np.asarray(prediction.overlay()), frame.time_s)
             writer.writerow([*frame.cells, *(f"{prediction.area_fraction[name]:.6f}" for name in names)])
             count += 1
     return count
@@ -112,23 +136,22 @@ def presence_to_folder(model: SpineClassifier, source: str | Path, output: str |
 
 
 class _Source(NamedTuple):
-    """The frames of a source, sequence by sequence; how many there are, if known; and the frame rate of a video."""
+    """The frames of a source, sequence by sequence, and how many there are, if known."""
 
     title: str
     sequences: Sequence[Iterable[SourceFrame]]
     total: int | None
-    rate: float | None
 
 
 def _open(source: Path, output: Path, stack: ExitStack, *, clips: bool) -> _Source:
     title = f"predicting {source.name}"
-    if source.suffix.lower() in VIDEO_SUFFIXES and not source.is_dir():
+    if is_video(source):
         video = stack.enter_context(VideoReader(source))
         frames = (SourceFrame(f"{frame.index:06d}", frame.image, frame.time_s) for frame in video)
-        return _Source(title, [frames], video.info.frames, video.info.rate)
+        return _Source(title, [frames], video.info.frames)
     images = _images_of(source, output)
     rows = table_rows(source) if clips and source.is_dir() else []
-    return _Source(title, [map(_read, members) for members in _sequences(images, rows)], len(images), None)
+    return _Source(title, [map(_read, members) for members in _sequences(images, rows)], len(images))
 
 
 def _sequences(images: dict[str, Path], rows: Sequence[Row]) -> list[list[tuple[str, Path]]]:

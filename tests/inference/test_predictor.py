@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,12 +17,17 @@ import numpy as np
 import pytest
 from PIL import Image
 from red_model import STEP, RedModel, red_frame
+from video_files import own_threads, sound_packets, write_with_sound
 
 from spinevision.images import read_frame
-from spinevision.inference import predictor
+from spinevision.inference import predictor, video_folder
 from spinevision.inference.predictor import predict_to_folder
 from spinevision.labels import MaskCodes
-from spinevision.video import VideoReader, VideoWriter
+from spinevision.models.cascade import SpineCascade
+from spinevision.models.resnet import ResNetClassifier
+from spinevision.models.unet import UNet
+from spinevision.structures import MaskPrediction
+from spinevision.video import VideoReader, VideoWriter, read_mask_video
 
 
 @pytest.fixture(scope="module")
@@ -38,8 +48,8 @@ def write(path: Path, values: np.ndarray) -> Path:
     return path
 
 
-def table(output: Path) -> list[dict[str, str]]:
-    with (output / "areas.csv").open(newline="", encoding="utf-8") as file:
+def table(output: Path, name: str = "areas.csv") -> list[dict[str, str]]:
+    with (output / name).open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
 
 
@@ -117,7 +127,14 @@ def test_a_video_gives_masks_with_times_and_an_overlay_video(tmp_path: Path, mod
             video.write(red_frame(ids(8 * index, 48, 64) * 4))  # strong colours survive the codec
     assert predict_to_folder(model, tmp_path / "clip.mp4", tmp_path / "out") == 6
     assert files(tmp_path / "out/masks") == [f"{index:06d}.png" for index in range(6)]
-    assert [row["time_s"] for row in table(tmp_path / "out")] == [f"{index / 20:.6f}" for index in range(6)]
+    rows = table(tmp_path / "out", "frames.csv")
+    assert [*rows[0]] == ["frame", "time_s", "nerve", "latency_ms"]
+    assert [row["frame"] for row in rows] == [f"{index:06d}" for index in range(6)]
+    assert [row["time_s"] for row in rows] == [f"{index / 20:.6f}" for index in range(6)]
+    assert [float(row["nerve"]) for row in rows] == pytest.approx([index / 6 for index in range(6)], abs=0.03)
+    assert all(0 < float(row["latency_ms"]) < 5000 for row in rows)
+    assert Image.open(tmp_path / "out/timeline.png").size[0] > 500
+    assert json.loads((tmp_path / "out/masks/classes.json").read_text()) == {"0": "background", "1": "nerve"}
     for index in range(6):
         mask = np.asarray(Image.open(tmp_path / f"out/masks/{index:06d}.png"))
         assert mask.shape == (48, 64)
@@ -131,24 +148,140 @@ def test_a_video_gives_masks_with_times_and_an_overlay_video(tmp_path: Path, mod
     assert not (tmp_path / "out/overlays").exists()
 
 
-def test_memory_does_not_grow_with_the_video(tmp_path: Path, model: RedModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A frame is read when the one before has been written."""
-    order: list[str] = []
+def test_the_sound_and_the_uneven_times_of_a_video_are_kept(tmp_path: Path, model: RedModel) -> None:
+    times_s = [0.0, 0.04, 0.2, 0.24, 0.25, 0.5, 0.54, 0.9]
+    source = write_with_sound(tmp_path / "clip.mp4", [red_frame(ids(4 * index, 48, 64) * 4) for index in range(8)], times_s=times_s)
+    assert predict_to_folder(model, source, tmp_path / "out", progress=False) == 8
+    with VideoReader(tmp_path / "out/overlay.mp4") as video:
+        assert [frame.time_s for frame in video] == pytest.approx(times_s, abs=1e-6)
+    assert sound_packets(tmp_path / "out/overlay.mp4") == sound_packets(source)
+    assert [float(row["time_s"]) for row in table(tmp_path / "out", "frames.csv")] == pytest.approx(times_s, abs=1e-6)
 
-    class Endless(VideoReader):
-        def __iter__(self) -> Iterator[Any]:
-            for frame in super().__iter__():
-                order.append("read")
-                yield frame
 
-    save = predictor.write_image
-    monkeypatch.setattr(predictor, "VideoReader", Endless)
-    monkeypatch.setattr("spinevision.structures.write_image", lambda *a: (order.append("written"), save(*a)))
+def test_masks_as_a_lossless_video_and_no_overlay(tmp_path: Path, model: RedModel, clip: Path) -> None:
+    predict_to_folder(model, clip, tmp_path / "png", progress=False)
+    assert predict_to_folder(model, clip, tmp_path / "out", masks="video", overlay=False, progress=False) == 30
+    found = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert found == ["classes.json", "frames.csv", "masks.mkv", "timeline.png"]
+    masks = list(read_mask_video(tmp_path / "out/masks.mkv"))
+    assert len(masks) == 30
+    for index, mask in enumerate(masks):
+        np.testing.assert_array_equal(mask, np.asarray(Image.open(tmp_path / f"png/masks/{index:06d}.png")))
+
+
+def test_options_of_videos_are_refused_for_images(tmp_path: Path, model: RedModel) -> None:
+    source = write(tmp_path / "frame.png", ids(5))
+    for wrong in ({"masks": "video"}, {"smoothing": 3}):
+        with pytest.raises(ValueError, match="for a video"):
+            predict_to_folder(model, source, tmp_path / "out", **wrong)
+    predict_to_folder(model, source, tmp_path / "out", overlay=False)
+    assert files(tmp_path / "out") == ["areas.csv", "masks/frame.png"]
+
+
+def test_the_presence_of_a_cascade_is_told(tmp_path: Path, clip: Path) -> None:
+    small = {"size": (32, 32)}
+    parts = [
+        kind([name], **{**kind.SMALL, "preprocess": small}) for kind, name in ((ResNetClassifier, "presence"), (UNet, "nerve"))
+    ]
+    cascade = SpineCascade.from_parts(*parts, gate=0.5)
+    predict_to_folder(cascade, clip, tmp_path / "out", progress=False)
+    rows = table(tmp_path / "out", "frames.csv")
+    assert [*rows[0]] == ["frame", "time_s", "presence", "nerve", "latency_ms"]
+    with VideoReader(clip) as video:
+        expected = [cascade.predict(frame.image).presence for frame in video]
+    assert [float(row["presence"]) for row in rows] == pytest.approx(expected, abs=1e-5)
+    assert Image.open(tmp_path / "out/timeline.png").size[1] > 500  # a plot of the presence above that of the area
+
+
+@pytest.fixture
+def clip(tmp_path: Path) -> Path:
     with VideoWriter(tmp_path / "clip.mp4", rate=20) as video:
-        for _ in range(5):
-            video.write(red_frame(ids(8, 48, 64)))
-    predict_to_folder(model, tmp_path / "clip.mp4", tmp_path / "out")
-    assert order == ["read", "written"] * 5
+        for index in range(30):
+            video.write(red_frame(ids(index, 48, 64) * 4))
+    return tmp_path / "clip.mp4"
+
+
+def whole(output: Path) -> list[int]:
+    """The number of frames in each of the results of a video, which must be readable to the end."""
+    with VideoReader(output / "overlay.mp4") as video:
+        counts = [sum(1 for _ in video)]
+    masks = [Image.open(path).load() for path in sorted((output / "masks").glob("*.png"))]
+    assert Image.open(output / "timeline.png").format == "PNG"
+    return [*counts, len(masks), len(table(output, "frames.csv"))]
+
+
+def test_an_interruption_leaves_results_that_belong_together(
+    tmp_path: Path, model: RedModel, clip: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(frames: Iterator[Any], *_: Any, disable: bool, transient: bool) -> Iterator[Any]:
+        for shown in frames:
+            if shown.index == 12:
+                raise KeyboardInterrupt
+            yield shown
+
+    monkeypatch.setattr(video_folder, "track", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        predict_to_folder(model, clip, tmp_path / "out")
+    assert whole(tmp_path / "out") == [12, 12, 12]
+    assert own_threads() == []
+
+
+@pytest.mark.parametrize("where", ["predict", "draw", "encode"])
+def test_after_an_error_of_ours_no_half_overlay_stands_there(
+    tmp_path: Path, model: RedModel, clip: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    calls = 0
+    room, name = {
+        "predict": (RedModel, "prediction"),
+        "draw": (MaskPrediction, "overlay"),
+        "encode": (VideoWriter, "write"),
+    }[where]
+    work = getattr(room, name)
+
+    def failing(*arguments: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 8:
+            raise RuntimeError("a fault of ours")
+        return work(*arguments)
+
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/overlay.mp4").write_bytes(b"of an earlier run")
+    monkeypatch.setattr(room, name, failing)
+    with pytest.raises(RuntimeError, match="a fault of ours"):
+        predict_to_folder(model, clip, tmp_path / "out", progress=False)
+    assert (tmp_path / "out/overlay.mp4").read_bytes() == b"of an earlier run"
+    assert not [path for path in (tmp_path / "out").iterdir() if "partial" in path.name]
+    assert own_threads() == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name == "nt", reason="there is no SIGINT there")
+def test_ctrl_c_leaves_a_playable_file(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "clip.mp4", rate=20) as video:
+        for index in range(1500):
+            video.write(red_frame(ids(index % 48, 48, 64) * 4))
+    code = (
+        "import sys; sys.path[:0] = sys.argv[3:]\n"
+        "from red_model import RedModel\n"
+        "from spinevision.inference.predictor import predict_to_folder\n"
+        "predict_to_folder(RedModel(['nerve']).eval(), sys.argv[1], sys.argv[2], progress=False)\n"
+    )
+    here = Path(__file__).parents[1]
+    arguments = [str(tmp_path / "clip.mp4"), str(tmp_path / "out"), str(here), str(here.parent)]
+    process = subprocess.Popen([sys.executable, "-c", code, *arguments], stderr=subprocess.PIPE, text=True)
+    try:
+        while len(list((tmp_path / "out/masks").glob("0*.png"))) < 20:
+            assert process.poll() is None, process.stderr.read() if process.stderr else ""
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+    assert said.strip().endswith("KeyboardInterrupt")
+    counts = whole(tmp_path / "out")
+    assert 20 <= counts[0] < 1500 and len(set(counts)) == 1
 
 
 def test_progress_is_shown_over_all_frames_unless_switched_off(
@@ -161,6 +294,7 @@ def test_progress_is_shown_over_all_frames_unless_switched_off(
         return frames
 
     monkeypatch.setattr(predictor, "track", spy)
+    monkeypatch.setattr(video_folder, "track", spy)
     write(tmp_path / "in/a.png", ids(2))
     write(tmp_path / "in/b.png", ids(2))
     predict_to_folder(model, tmp_path / "in", tmp_path / "out")
@@ -198,8 +332,8 @@ def test_two_images_of_one_name_are_refused_before_anything_is_written(
 def test_an_unreadable_image_is_named_and_what_came_before_it_stays(tmp_path: Path, model: RedModel) -> None:
     write(tmp_path / "in/a.png", ids(2))
     write(tmp_path / "in/c.png", ids(4))
-    whole = (tmp_path / "in/c.png").read_bytes()
-    (tmp_path / "in/b.png").write_bytes(whole[: len(whole) // 2])
+    data = (tmp_path / "in/c.png").read_bytes()
+    (tmp_path / "in/b.png").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError, match=r"in/b\.png"):
         predict_to_folder(model, tmp_path / "in", tmp_path / "out")
     assert files(tmp_path / "out") == ["areas.csv", "masks/a.png", "overlays/a.jpg"]
@@ -211,14 +345,14 @@ def test_a_cut_off_video_is_named_and_what_came_before_stays(tmp_path: Path, mod
     with VideoWriter(tmp_path / "clip.mp4", rate=20) as video:
         for _ in range(20):
             video.write(rng.integers(0, 255, (48, 64, 3), dtype=np.uint8))
-    whole = (tmp_path / "clip.mp4").read_bytes()
-    (tmp_path / "clip.mp4").write_bytes(whole[: len(whole) * 3 // 4])
+    data = (tmp_path / "clip.mp4").read_bytes()
+    (tmp_path / "clip.mp4").write_bytes(data[: len(data) * 3 // 4])
     with pytest.raises(ValueError, match=r"clip\.mp4"):
         predict_to_folder(model, tmp_path / "clip.mp4", tmp_path / "out")
-    masks = files(tmp_path / "out/masks")
-    assert 3 < len(masks) < 20
-    assert [f"{row['frame']}.png" for row in table(tmp_path / "out")] == masks
-    assert files(tmp_path / "out") == ["areas.csv", *(f"masks/{name}" for name in masks)]
+    counts = whole(tmp_path / "out")
+    assert 3 < counts[0] < 20 and len(set(counts)) == 1
+    assert files(tmp_path / "out/masks") == [f"{index:06d}.png" for index in range(counts[0])]
+    assert own_threads() == []
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,28 @@
+"""``spinevision compare``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from spinevision.commands.options import add_dataset, add_device
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    parser.add_argument("models", nargs="+", metavar="MODEL", help="run folder, model folder or Hub id; at least two")
+    parser.add_argument("--data", required=True, help="dataset folder or Hub id")
+    parser.add_argument("--output", type=Path, required=True, help="new folder for comparison.html and a report of each model")
+    add_dataset(parser)
+    add_device(parser)
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Score all models on the same frames and write the comparison."""
+    from spinevision.comparing import compare_models, model_names
+    from spinevision.runs import open_on
+
+    model_names(arguments.models)  # before anything is loaded
+    models = [open_on(source, arguments.device) for source in arguments.models]
+    text = compare_models(models, arguments.data, arguments.output, part=arguments.part, split_by=arguments.split_by)
+    return f"{text}\ncomparison.html, comparison.csv, panel.png and a folder for each model are in {arguments.output}"

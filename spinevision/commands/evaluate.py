@@ -1,0 +1,33 @@
+"""``spinevision evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from spinevision.commands.options import add_dataset, add_model
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add the options."""
+    add_model(parser)
+    parser.add_argument("data", help="dataset folder or Hub id")
+    parser.add_argument("--output", type=Path, required=True, help="folder for report.html, results.json, tables and figures")
+    add_dataset(parser)
+    parser.add_argument(
+        "--intervals",
+        choices=["group", "frame"],
+        default="group",
+        help="over patients or sequences, or over frames, which is too narrow and said so (default: %(default)s)",
+    )
+
+
+def run(arguments: argparse.Namespace) -> str:
+    """Score the model and write the report."""
+    from spinevision.runs import open_on
+    from spinevision.scoring import evaluate_model
+
+    loaded = open_on(arguments.model, arguments.device)
+    chosen = {"part": arguments.part, "split_by": arguments.split_by, "intervals": arguments.intervals}
+    text = evaluate_model(loaded, arguments.data, arguments.output, **chosen)
+    return f"{text}\nreport.html, results.json, the tables and the figures are in {arguments.output}"

@@ -1,0 +1,1 @@
+"""What other programs call: the live page and window."""
