@@ -84,12 +84,17 @@ def open_on(source: str, device: str | None = None) -> LoadedModel[SpineModel]:
     Raises:
         ValueError: no such device here; and as :func:`open_model`.
     """
-    target = _device(device)
+    target = find_device(device)
     loaded = open_model(source)
     return replace(loaded, model=loaded.model.to(target))
 
 
-def _device(name: str | None) -> torch.device:
+def find_device(name: str | None) -> torch.device:
+    """The device of that name; None takes a GPU where there is one.
+
+    Raises:
+        ValueError: no such device here.
+    """
     gpu = torch.accelerator.current_accelerator(check_available=True)
     if name is None:
         return gpu or torch.device("cpu")

@@ -106,7 +106,8 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 def _uniform(tensor: Tensor) -> Tensor:
     """One layout and one kind of tensor; another would be compiled anew."""
-    return tensor.contiguous() if tensor.is_inference() else tensor.clone(memory_format=torch.contiguous_format)
+    own = tensor if tensor.is_inference() else tensor.clone()
+    return own.contiguous().view(-1).view(tensor.shape)  # twice, for the strides of sides of one pixel
 
 
 def _each(values: Any, change: Callable[[Tensor], Tensor]) -> Any:

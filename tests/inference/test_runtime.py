@@ -223,6 +223,7 @@ def test_sizes_that_were_asked_for_are_compiled_and_no_others() -> None:
         for shape in ((1, 3, 64, 64), (4, 3, 48, 80), (3, 3, 64, 64), (5, 3, 64, 64), (1, 3, 65, 64), (2, 3, 100, 30)):
             x = smooth_frames(*shape)
             torch.testing.assert_close(copy(x), model(x), rtol=1e-4, atol=1e-4)
+            copy(smooth_frames(shape[0], 2, *shape[1:])[:, 0])  # other strides
     assert graphs() == before + 4
     assert not any("_orig_mod" in name for name in copy.state_dict())
 
@@ -232,7 +233,7 @@ def test_sizes_that_were_asked_for_are_compiled_and_no_others() -> None:
 def test_a_compiled_clip_model_streams() -> None:
     model = made("FUNet")
     copy = optimize(model, clips=["stream"])
-    clip = smooth_frames(1, 6, 3, 64, 64)
+    clip = smooth_frames(1, 6, 3, 64, 64)  # whose frames have other strides than one that stands alone
     before, memory = graphs(), ()
     with torch.inference_mode():
         for end, image in enumerate(clip.unbind(1), start=1):
