@@ -38,7 +38,19 @@ ROWS = (
 )
 """The rooms from the roof to the ground; a room imports only from rows below its own."""
 
-COMMAND_LINE = ("cli", "commands", "demo", "fitting", "fit_options", "runs", "scoring", "recipes", "catalogue", "cascading", "comparing")
+COMMAND_LINE = (
+    "cli",
+    "commands",
+    "demo",
+    "fitting",
+    "fit_options",
+    "runs",
+    "scoring",
+    "recipes",
+    "catalogue",
+    "cascading",
+    "comparing",
+)
 
 OWNERS = {
     "huggingface_hub": ("hub/",),
