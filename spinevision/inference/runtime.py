@@ -16,11 +16,13 @@ from torch.nn import functional as F
 
 from spinevision.inference.compiled import CompiledCall, missing_compiler
 from spinevision.inference.rewrites import (
+    compose_projections,
     drop_frame_weights,
     drop_unused,
     fold_normalization,
     join_upsampling,
     merge_decode_head,
+    tile_convolutions,
 )
 from spinevision.models.base import SpineModel
 from spinevision.models.golden import TOLERANCE
@@ -37,6 +39,9 @@ Output = Literal["probability", "mask"]
 Use = Literal["window", "stream"]
 
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+TILED_CHANNELS: dict[Precision, int] = {"fp32": 256, "bf16": 512, "fp16": 512}
+"""Channels from which a 3x3 convolution is faster in tiles on a processor (ours, measured)."""
+
 _ANY_SIZE = (256, 256)
 """Frame (pixels) on which a model that does not resize is compared."""
 
@@ -90,6 +95,8 @@ def optimize(
         frame = _example(part)
         expected = _answers(part, frame)
         rewritten.update(_rewrite(part.network, _example(part, (64, 64))))
+        if compiled and frame.device.type == "cpu":
+            rewritten["convolutions tiled"] += tile_convolutions(part.network, TILED_CHANNELS[precision])
         part.network.to(DTYPES[precision]).to(memory_format=torch.channels_last).requires_grad_(False)
         if compiled:
             _compile(part, sizes, batch_sizes, clips)
@@ -145,6 +152,7 @@ def _rewrite(network: nn.Module, example: Tensor) -> dict[str, int]:
         "normalisations folded": fold_normalization(network, example),
         "upsamplings joined": join_upsampling(network),
         "decode heads merged": merge_decode_head(network),
+        "projections composed": compose_projections(network),
     }
 
 

@@ -10,16 +10,19 @@ from network_checks import settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spinevision import FUNet, PPLiteSeg, SegFormer, UNet, UNetPlusPlus
+from spinevision import FUNet, PPLiteSeg, R2UNet, SegFormer, UNet, UNetPlusPlus
 from spinevision.inference.rewrites import (
+    compose_projections,
     drop_frame_weights,
     drop_unused,
     fold_normalization,
     join_upsampling,
     merge_decode_head,
+    tile_convolutions,
 )
 from spinevision.inference.rewrites.normalization import fold
 from spinevision.inference.rewrites.upsampling import phase_convolution
+from spinevision.inference.rewrites.winograd import WinogradConv2d
 from spinevision.layers.conv import ConvNormAct
 from spinevision.models import find_architecture, list_architectures
 
@@ -124,6 +127,51 @@ def test_upsamplings_join_their_convolutions() -> None:
 )
 def test_other_pairs_stay(sequence: nn.Sequential) -> None:
     assert join_upsampling(sequence) == 0
+
+
+@pytest.mark.parametrize("recurrence", [0, 2])
+def test_projections_go_into_the_convolutions_behind_them(recurrence: int) -> None:
+    network = settle(R2UNet(labels=["nerve"], width=8, recurrence=recurrence).network)
+    for block in network.encoder:
+        nn.init.normal_(block.project.bias)  # what matters at the border
+    rewritten = copy.deepcopy(network)
+    assert compose_projections(rewritten) == 0  # while the normalisations are there
+    fold_normalization(rewritten, torch.zeros(1, 3, 64, 64))
+    assert compose_projections(rewritten) == 5  # the encoder's; the decoder's blocks narrow their input
+    same(network, rewritten, (1, 3, 64, 64), (2, 3, 37, 50), (1, 3, 16, 16))
+
+
+def test_a_block_with_a_kernel_of_its_own_for_recurrence_stays() -> None:
+    network = settle(R2UNet(labels=["nerve"], width=4, recurrent_kernel="separate").network)
+    fold_normalization(network, torch.zeros(1, 3, 64, 64))
+    assert compose_projections(network) == 0
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("size", [(16, 16), (17, 20), (16, 19), (1, 1), (2, 3)])
+def test_convolution_in_tiles(bias: bool, size: tuple[int, int]) -> None:
+    conv = nn.Conv2d(5, 7, 3, padding=1, bias=bias)
+    tiled, x = WinogradConv2d.of(conv), torch.randn(2, 5, *size)
+    assert torch.equal(tiled(x), conv(x))  # uncompiled it is the plain one
+    assert moved(conv(x), tiled.by_tiles(x)) < TOLERANCE
+
+
+def test_only_convolutions_of_many_channels_are_tiled() -> None:
+    network = nn.Sequential(
+        nn.Conv2d(4, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=1),
+        nn.Conv2d(8, 8, 3, padding=1, stride=2),
+        nn.Conv2d(8, 8, 3, padding=2, dilation=2),
+        nn.Conv2d(8, 8, 3, padding=1, groups=2),
+        nn.Conv2d(8, 8, 1),
+    )
+    rewritten = copy.deepcopy(network)
+    assert tile_convolutions(rewritten, 8) == 1
+    assert isinstance(rewritten[1], WinogradConv2d)
+    compiled = torch.compile(rewritten, backend="aot_eager", fullgraph=True)
+    x = torch.randn(1, 4, 30, 31)
+    with torch.inference_mode():
+        assert moved(network(x), compiled(x)) < TOLERANCE
 
 
 def test_segformer_decoder_in_one_layer() -> None:
