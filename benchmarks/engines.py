@@ -17,10 +17,10 @@ from rich.console import Console
 from rich.progress import Progress
 
 from spinevision.files import write_json, write_text
-from spinevision.inference.benchmark import benchmark, random_subject
-from spinevision.inference.benchmark_records import Group, Plan
-from spinevision.inference.benchmark_report import markdown, markdown_table, results
-from spinevision.inference.machine import describe_machine
+from spinevision.inference.benchmark.machine import describe_machine
+from spinevision.inference.benchmark.measure import benchmark, random_subject
+from spinevision.inference.benchmark.records import Group, Plan
+from spinevision.inference.benchmark.report import markdown, markdown_table, results
 
 RESULTS = Path(__file__).parent / "results"
 AGAINST = ("eager", "compile", "onnxruntime", "openvino", "openvino-bf16")

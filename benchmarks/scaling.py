@@ -20,14 +20,14 @@ import torch
 from rich.progress import track
 
 from spinevision.files import write_json, write_text
-from spinevision.inference.benchmark import benchmark, random_subject
-from spinevision.inference.benchmark_records import Group, Plan
-from spinevision.inference.benchmark_report import draw_lines, markdown, markdown_table, results, sweeps, write_figure
-from spinevision.inference.contenders import PRECISIONS, Precision
-from spinevision.inference.end_to_end import write_example_video
+from spinevision.inference.benchmark.contenders import PRECISIONS, Precision
+from spinevision.inference.benchmark.end_to_end import write_example_video
+from spinevision.inference.benchmark.machine import describe_machine, in_words
+from spinevision.inference.benchmark.measure import benchmark, random_subject
+from spinevision.inference.benchmark.memory import resident_bytes
+from spinevision.inference.benchmark.records import Group, Plan
+from spinevision.inference.benchmark.report import draw_lines, markdown, markdown_table, results, sweeps, write_figure
 from spinevision.inference.live_video import VideoPredictor
-from spinevision.inference.machine import describe_machine, in_words
-from spinevision.inference.memory import resident_bytes
 from spinevision.inference.runtime import optimize
 from spinevision.models.segmenter import SpineSegmenter
 

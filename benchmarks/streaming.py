@@ -30,8 +30,8 @@ from torch import Tensor, nn
 from spinevision import FUNet, PNSNet, SpineSegmenter
 from spinevision.data.phantom import draw_sequence
 from spinevision.files import write_json, write_text
-from spinevision.inference.machine import describe_machine, in_words
-from spinevision.inference.timing import interleave, latency, ratio_of_medians
+from spinevision.inference.benchmark.machine import describe_machine, in_words
+from spinevision.inference.benchmark.timing import interleave, latency, ratio_of_medians
 from spinevision.video import VideoReader
 
 RESULTS = Path(__file__).parent / "results"

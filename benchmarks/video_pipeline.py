@@ -29,9 +29,9 @@ import numpy as np
 from PIL import Image
 
 from spinevision.data.phantom import draw_sequence
+from spinevision.inference.benchmark.machine import describe_machine, in_words
+from spinevision.inference.benchmark.memory import resident_bytes
 from spinevision.inference.live_video import VideoPrediction, VideoPredictor
-from spinevision.inference.machine import describe_machine, in_words
-from spinevision.inference.memory import resident_bytes
 from spinevision.inference.predictor import predict_to_folder
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.runs import open_on

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
-    from spinevision.inference.benchmark_records import Subject
+    from spinevision.inference.benchmark.records import Subject
 
 ENGINES = "eager, channels-last, compile, onnxruntime, tensorrt, openvino, openvino-bf16"
 
@@ -58,11 +58,11 @@ def run(arguments: argparse.Namespace) -> str:
     from rich.console import Console
     from rich.progress import Progress
 
-    from spinevision.inference.benchmark import benchmark
-    from spinevision.inference.benchmark_records import Group, Plan
-    from spinevision.inference.benchmark_report import screen, write_results
-    from spinevision.inference.end_to_end import write_example_video
-    from spinevision.inference.machine import describe_machine
+    from spinevision.inference.benchmark.end_to_end import write_example_video
+    from spinevision.inference.benchmark.machine import describe_machine
+    from spinevision.inference.benchmark.measure import benchmark
+    from spinevision.inference.benchmark.records import Group, Plan
+    from spinevision.inference.benchmark.report import screen, write_results
     from spinevision.runs import find_device
 
     device = find_device(arguments.device)
@@ -123,8 +123,8 @@ def subjects(names: list[str], device: torch.device) -> list[Subject]:
         ValueError: nothing there that can be loaded.
         OSError: the model cannot be reached.
     """
-    from spinevision.inference.benchmark import loaded_subject, random_subject
-    from spinevision.inference.benchmark_records import Subject
+    from spinevision.inference.benchmark.measure import loaded_subject, random_subject
+    from spinevision.inference.benchmark.records import Subject
     from spinevision.models import list_architectures
     from spinevision.runs import open_on
 

@@ -25,7 +25,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> str:
     """Write the file, compare it with the model, and say what it takes and gives."""
-    from spinevision.inference.export import export
+    from spinevision.inference.export.write import export
     from spinevision.runs import open_on
 
     ending = ENDINGS[arguments.format]

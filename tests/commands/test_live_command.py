@@ -30,7 +30,9 @@ def shown(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setattr(serving, "show_page", show("page"))
     monkeypatch.setattr(serving, "show_window", show("window"))
     monkeypatch.setattr(serving, "can_open_window", lambda: True)
-    monkeypatch.setattr(options, "open_optimized", lambda arguments, use: (RedModel(["red"]), SimpleNamespace(source=arguments.model)))
+    monkeypatch.setattr(
+        options, "open_optimized", lambda arguments, use: (RedModel(["red"]), SimpleNamespace(source=arguments.model))
+    )
     return seen
 
 

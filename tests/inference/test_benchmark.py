@@ -22,16 +22,16 @@ import torch
 
 from spinevision.cli import main
 from spinevision.commands import benchmark as command
-from spinevision.inference import benchmark as bench
-from spinevision.inference import contenders, engine_process
-from spinevision.inference.benchmark import benchmark, loaded_subject
-from spinevision.inference.benchmark_records import RANDOM, Group, Plan, Subject
-from spinevision.inference.benchmark_report import notes, screen, sweeps, write_results
-from spinevision.inference.contenders import Contender, make_contender, relative_error
-from spinevision.inference.end_to_end import STEPS, time_steps, write_example_video
-from spinevision.inference.engine_process import Engine, EngineFailedError, EngineProcess
-from spinevision.inference.machine import describe_machine
-from spinevision.inference.timing import interleave, latency, ratio_of_medians
+from spinevision.inference.benchmark import contenders, engine_process
+from spinevision.inference.benchmark import measure as bench
+from spinevision.inference.benchmark.contenders import Contender, make_contender, relative_error
+from spinevision.inference.benchmark.end_to_end import STEPS, time_steps, write_example_video
+from spinevision.inference.benchmark.engine_process import Engine, EngineFailedError, EngineProcess
+from spinevision.inference.benchmark.machine import describe_machine
+from spinevision.inference.benchmark.measure import benchmark, loaded_subject
+from spinevision.inference.benchmark.records import RANDOM, Group, Plan, Subject
+from spinevision.inference.benchmark.report import notes, screen, sweeps, write_results
+from spinevision.inference.benchmark.timing import interleave, latency, ratio_of_medians
 from spinevision.models import find_architecture
 from spinevision.models.base import SpineModel
 
@@ -62,7 +62,7 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(contenders, "optimize", optimize)
     monkeypatch.setattr(bench, "optimize", optimize)
     monkeypatch.setattr(bench, "EngineProcess", InThisProcess)
-    monkeypatch.setattr("spinevision.inference.timing.time.sleep", lambda _: None)
+    monkeypatch.setattr("spinevision.inference.benchmark.timing.time.sleep", lambda _: None)
     monkeypatch.setattr(gc, "collect", lambda: None)  # which takes long here, after so many tests
 
 

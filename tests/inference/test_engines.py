@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from spinevision.inference.engines import (
+from spinevision.inference.export.engines import (
     EngineError,
     OnnxRuntimeEngine,
     OpenVinoEngine,

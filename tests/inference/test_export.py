@@ -12,12 +12,12 @@ import pytest
 import torch
 from network_checks import settle_on, smooth_frames
 
-import spinevision.inference.export as export_module
+import spinevision.inference.export.write as export_module
 from spinevision import SpineCascade
-from spinevision.inference.deployed import FrameIn
-from spinevision.inference.engines import EngineError
-from spinevision.inference.export import export
-from spinevision.inference.exported import KEY, Description, ExportedClassifier, ExportedSegmenter, load_exported
+from spinevision.inference.export.deployed import FrameIn
+from spinevision.inference.export.engines import EngineError
+from spinevision.inference.export.exported import KEY, Description, ExportedClassifier, ExportedSegmenter, load_exported
+from spinevision.inference.export.write import export
 from spinevision.models import find_architecture, list_architectures
 from spinevision.models.base import SpineModel
 from spinevision.preprocess import Preprocess, Resize

@@ -10,7 +10,7 @@ import pytest
 
 from spinevision import UNet
 from spinevision.commands import export
-from spinevision.inference.exported import load_exported
+from spinevision.inference.export.exported import load_exported
 from spinevision.preprocess import Preprocess
 
 

@@ -10,7 +10,7 @@ import torch
 from network_checks import settle
 
 from spinevision import FUNet, PNSNet, ResNetClassifier, SpineCascade, UNet
-from spinevision.inference.deployed import FrameIn, FrameToMask, FrameToPresence, least_float32, restore, round_ratio
+from spinevision.inference.export.deployed import FrameIn, FrameToMask, FrameToPresence, least_float32, restore, round_ratio
 from spinevision.models.base import SpineModel
 from spinevision.preprocess import Preprocess, Resize
 

@@ -13,7 +13,7 @@ from typing import Any, Literal, overload
 import numpy as np
 
 from spinevision.images import ImageSource, read_frame
-from spinevision.inference.engines import EngineError, first_line, onnx_session, openvino_model, quiet, require
+from spinevision.inference.export.engines import EngineError, first_line, onnx_session, openvino_model, quiet, require
 from spinevision.labels import LabelSpace
 from spinevision.structures import MaskPrediction, PresencePrediction
 from spinevision.windows import windows

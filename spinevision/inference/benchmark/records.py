@@ -8,8 +8,8 @@ from pathlib import Path
 
 import torch
 
-from spinevision.inference.contenders import OTHERS, PRECISIONS, Precision
-from spinevision.inference.timing import Latency, Ratio
+from spinevision.inference.benchmark.contenders import OTHERS, PRECISIONS, Precision
+from spinevision.inference.benchmark.timing import Latency, Ratio
 from spinevision.models.base import SpineModel
 from spinevision.preprocess import MAX_SIDE
 
@@ -27,7 +27,7 @@ class Plan:
         frames: lengths of the clips of clip models; none for that of each model.
         batches: frames or clips at a time.
         precisions: of the optimised model.
-        against: other engines, of :data:`spinevision.inference.contenders.OTHERS`.
+        against: other engines, of :data:`spinevision.inference.benchmark.contenders.OTHERS`.
         rounds: at least so many are timed.
         seconds: and for at least so long, for each model at each size.
         threads: of every engine.
@@ -123,7 +123,7 @@ class Row:
         gflop: floating-point operations of a call of the plain network, multiplications and additions each counted (10^9); an
             engine that rewrites the network needs fewer.
         gflop_per_s: these operations over the median.
-        peak_memory_mib: as :class:`spinevision.inference.engine_process.Report` says.
+        peak_memory_mib: as :class:`spinevision.inference.benchmark.engine_process.Report` says.
         to_eager: its latency to that of ``eager``.
     """
 

@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from spinevision.inference.engines import EngineError, first_line
-from spinevision.inference.exported import Description, load_exported
+from spinevision.inference.export.engines import EngineError, first_line
+from spinevision.inference.export.exported import Description, load_exported
 from spinevision.models.base import SpineModel
 from spinevision.models.golden import golden_record
 from spinevision.structures import MaskPrediction, PresencePrediction

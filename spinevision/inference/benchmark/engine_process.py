@@ -19,8 +19,8 @@ from typing import Self, TypeVar
 import numpy as np
 import torch
 
-from spinevision.inference.contenders import make_contender, why
-from spinevision.inference.memory import forget_peak, resident_bytes
+from spinevision.inference.benchmark.contenders import make_contender, why
+from spinevision.inference.benchmark.memory import forget_peak, resident_bytes
 
 T = TypeVar("T")
 
@@ -75,8 +75,8 @@ class Engine:
     """An engine in this process.
 
     Args:
-        name: of :data:`spinevision.inference.contenders.OTHERS` or :data:`spinevision.inference.contenders.OURS`.
-        folder: as :func:`spinevision.inference.contenders.write_for` left it.
+        name: of ``OTHERS`` or ``OURS`` of :mod:`spinevision.inference.benchmark.contenders`.
+        folder: as :func:`spinevision.inference.benchmark.contenders.write_for` left it.
         device: such as ``cpu``.
         threads: for its work.
     """

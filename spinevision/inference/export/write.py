@@ -18,10 +18,10 @@ from torch import nn
 
 import spinevision
 from spinevision.files import atomic_file
-from spinevision.inference.deployed import FrameToMask, FrameToPresence
-from spinevision.inference.engines import OPSET, EngineError, first_line, quiet, require
-from spinevision.inference.export_check import compare, scene
-from spinevision.inference.exported import KEY, SUFFIXES, Description, Format
+from spinevision.inference.export.check import compare, scene
+from spinevision.inference.export.deployed import FrameToMask, FrameToPresence
+from spinevision.inference.export.engines import OPSET, EngineError, first_line, quiet, require
+from spinevision.inference.export.exported import KEY, SUFFIXES, Description, Format
 from spinevision.models.base import SpineModel
 from spinevision.models.cascade import SpineCascade
 from spinevision.models.classifier import SpineClassifier

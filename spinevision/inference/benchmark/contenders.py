@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spinevision.inference.engines import OnnxRuntimeEngine, OpenVinoEngine, first_line, require, write_onnx
+from spinevision.inference.export.engines import OnnxRuntimeEngine, OpenVinoEngine, first_line, require, write_onnx
 from spinevision.inference.runtime import optimize
 from spinevision.models.base import SpineModel
 

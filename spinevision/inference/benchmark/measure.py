@@ -16,12 +16,20 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from spinevision.inference.benchmark_records import LOADED, RANDOM, Group, Plan, Row, Setting, Subject
-from spinevision.inference.contenders import OTHERS, MissingEngineError, check_engine, relative_error, tolerance, why, write_for
-from spinevision.inference.end_to_end import time_steps
-from spinevision.inference.engine_process import EngineFailedError, EngineProcess, Report
+from spinevision.inference.benchmark.contenders import (
+    OTHERS,
+    MissingEngineError,
+    check_engine,
+    relative_error,
+    tolerance,
+    why,
+    write_for,
+)
+from spinevision.inference.benchmark.end_to_end import time_steps
+from spinevision.inference.benchmark.engine_process import EngineFailedError, EngineProcess, Report
+from spinevision.inference.benchmark.records import LOADED, RANDOM, Group, Plan, Row, Setting, Subject
+from spinevision.inference.benchmark.timing import Latency, interleave, latency, ratio_of_medians
 from spinevision.inference.runtime import optimize
-from spinevision.inference.timing import Latency, interleave, latency, ratio_of_medians
 from spinevision.models import find_architecture
 from spinevision.models.base import SpineModel
 from spinevision.models.classifier import SpineClassifier

@@ -15,9 +15,9 @@ from rich.console import Console
 from rich.table import Table
 
 from spinevision.files import atomic_file, write_json, write_text
-from spinevision.inference.benchmark_records import RANDOM, Group, Row, Setting
-from spinevision.inference.machine import in_words
-from spinevision.inference.timing import Ratio
+from spinevision.inference.benchmark.machine import in_words
+from spinevision.inference.benchmark.records import RANDOM, Group, Row, Setting
+from spinevision.inference.benchmark.timing import Ratio
 from spinevision.tables import write_table
 
 COLUMNS = ("model", "input", "engine", "p50 ms", "p95 ms", "p99 ms", "frames/s", "to eager", "error", "memory MiB", "GFLOP/s")
@@ -58,7 +58,7 @@ def write_results(groups: Sequence[Group], about: dict[str, Any], folder: Path) 
 
     Args:
         groups: what was found.
-        about: the machine, as :func:`spinevision.inference.machine.describe_machine` says, under ``machine``, and the command.
+        about: under ``machine`` what ``describe_machine`` says, and the command.
         folder: made where it is not there.
     """
     write_json(folder / "benchmark.json", results(groups, about))

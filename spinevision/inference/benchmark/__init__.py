@@ -1,0 +1,1 @@
+"""Ours and other engines side by side: each in a process of its own, taking turns."""

@@ -1,0 +1,1 @@
+"""A model as one file for another engine, compared with the model before it appears, and that file used as the model is."""
