@@ -63,8 +63,8 @@ def optimize(
     Batch normalisation is folded, arithmetic rearranged so that the same result costs less (:mod:`spinevision.inference.rewrites`),
     what no answer needs is dropped, the weights are cast, and the network is compiled for the sizes that it will see. A call with
     another size runs uncompiled: nothing is ever compiled in the middle of a video. The model stays as it is; the copy cannot be
-    trained or saved. On Linux the process is told to keep the memory that it frees, because asking the system for it again costs up
-    to a fifth of a frame's time.
+    trained or saved. On Linux the process is told to keep the memory that it frees, because
+    asking the system for it again with every frame costs time.
 
     Args:
         model: a segmenter, classifier or cascade.

@@ -26,7 +26,7 @@ from spinevision.models.segmenter import FrameAnswer, SpineSegmenter
 from spinevision.preprocess import Preprocess
 from spinevision.structures import FrameBatch
 
-_OFF = 30.0
+SHUT_LOGIT = 30.0
 """Logit that stands for certainty where the gate is shut: a probability of 1e-13 for every class, 1 for the background."""
 
 
@@ -207,9 +207,9 @@ class SpineCascade(SpineSegmenter):
 
     def empty_answer(self, frame: np.ndarray, presence: float) -> FrameAnswer:
         """What is said of a frame, uint8 (H, W, 3), for which the gate is shut: the class, or every class, is nowhere."""
-        logits = torch.full((1, self.labels.channels, *frame.shape[:2]), -_OFF, device=next(self.network.parameters()).device)
+        logits = torch.full((1, self.labels.channels, *frame.shape[:2]), -SHUT_LOGIT, device=next(self.network.parameters()).device)
         if not self.labels.binary:
-            logits[:, 0] = _OFF
+            logits[:, 0] = SHUT_LOGIT
         return FrameAnswer(logits, presence)
 
     @property

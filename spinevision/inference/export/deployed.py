@@ -2,7 +2,7 @@
 
 Everything is written in tensor operations that every engine computes alike, so that it can be exported as a whole. Resizing is two
 matrix products, columns and then rows, each rounded to grey levels, with the weights that PyTorch takes for uint8, and so equal to
-PyTorch's to the last bit; ONNX Runtime's own antialiased resizing differs from it by up to 15 grey levels.
+PyTorch's to the last bit; the engines' own antialiased resizing differs from it by whole grey levels.
 """
 
 from __future__ import annotations
@@ -14,14 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from spinevision.models.cascade import SpineCascade
+from spinevision.models.cascade import SHUT_LOGIT, SpineCascade
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.operating_point import calibrated
 from spinevision.models.segmenter import SpineSegmenter, decide, probability
 from spinevision.preprocess import Preprocess
 
-_OFF = 30.0
-"""Logit that stands for certainty, as in :mod:`spinevision.models.cascade`."""
 _POWERS = 2.0 ** torch.arange(1, 23)
 """What PyTorch may multiply the weights of a uint8 resize by, before it rounds them to 16 bits."""
 
@@ -267,4 +265,4 @@ def empty_logits(logits: Tensor) -> Tensor:
     """Logits of the same shape (T, C, H, W) that say for certain that there is nothing, as a cascade's shut gate does."""
     background = torch.zeros(logits.shape[1], dtype=torch.bool)
     background[0] = logits.shape[1] > 1
-    return torch.where(background[:, None, None], _OFF, -_OFF).expand_as(logits)
+    return torch.where(background[:, None, None], SHUT_LOGIT, -SHUT_LOGIT).expand_as(logits)
