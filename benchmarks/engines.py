@@ -1,9 +1,9 @@
 """Ours against the engines that one would take instead, on the same networks in the same run, and whether the goals are reached.
 
-    python benchmarks/engines.py [--models UNet ...] [--rounds 50] [--threads 2] [--device cpu]
+    python benchmarks/engines.py [--models UNet ...] [--rounds 50] [--threads 2] [--device cpu] [--name engines]
 
 Paper-sized networks with random weights, 256x256, clip models 256x448, batch 1, one after the other. Needs
-`pip install "spinevision[export]"`. Writes ``benchmarks/results/engines.json`` and ``engines.md`` after each network.
+`pip install "spinevision[export]"`. Writes ``benchmarks/results/NAME.json`` and ``NAME.md`` after each network.
 """
 
 from __future__ import annotations
@@ -61,6 +61,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--name", default="engines", help="of the two files")
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
     command = " ".join(["python benchmarks/engines.py", *sys.argv[1:]])
@@ -83,8 +84,8 @@ def main() -> int:
             )
             lines = [line for group in groups for line in goal_cells(group)]
             table = markdown_table(["model", "ours", "to", "goal, at most", "ratio of the medians", "reached"], lines)
-            write_json(RESULTS / "engines.json", results(groups, about))
-            write_text(RESULTS / "engines.md", "\n".join([markdown(groups, about), "Goals:", "", *table, ""]))
+            write_json(RESULTS / f"{chosen.name}.json", results(groups, about))
+            write_text(RESULTS / f"{chosen.name}.md", "\n".join([markdown(groups, about), "Goals:", "", *table, ""]))
     print("\n".join(table))
     return 0 if all(line[-1] == "yes" for group in groups for line in goal_cells(group)) else 1
 
