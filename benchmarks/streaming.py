@@ -28,10 +28,10 @@ import torch
 from torch import Tensor, nn
 
 from spinevision import FUNet, PNSNet, SpineSegmenter
-from spinevision.data.phantom import draw_sequence
 from spinevision.files import write_json, write_text
 from spinevision.inference.benchmark.machine import describe_machine, in_words
 from spinevision.inference.benchmark.timing import interleave, latency, ratio_of_medians
+from spinevision.phantom import draw_sequence
 from spinevision.video import VideoReader
 
 RESULTS = Path(__file__).parent / "results"

@@ -28,12 +28,12 @@ import av
 import numpy as np
 from PIL import Image
 
-from spinevision.data.phantom import draw_sequence
 from spinevision.inference.benchmark.machine import describe_machine, in_words
 from spinevision.inference.benchmark.memory import resident_bytes
 from spinevision.inference.live_video import VideoPrediction, VideoPredictor
 from spinevision.inference.predictor import predict_to_folder
 from spinevision.models.segmenter import SpineSegmenter
+from spinevision.phantom import draw_sequence
 from spinevision.runs import open_on
 from spinevision.video import MaskVideoWriter, VideoReader, VideoWriter
 

@@ -14,8 +14,8 @@ from lightning import Trainer
 from torch import Tensor, nn
 
 from spinevision import LabelSpace, Preprocess, SpineDataModule, SpineSegmenter
-from spinevision.data.phantom import write_phantoms
 from spinevision.models import ARCHITECTURES
+from spinevision.phantom import write_phantoms
 
 
 class DilatedNetwork(nn.Module):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from spinevision.data.phantom import write_phantoms
 from spinevision.fitting import fit
 from spinevision.images import write_image
 from spinevision.models.segmenter import SpineSegmenter
+from spinevision.phantom import write_phantoms
 
 RECIPE = ("--config", "demo")
 

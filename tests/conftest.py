@@ -103,7 +103,7 @@ def _same_start() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def phantom_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A dataset of eight generated patients, four frames of 48 x 64 pixels each, with the class "nerve"; tests only read it."""
-    from spinevision.data.phantom import write_phantoms
+    from spinevision.phantom import write_phantoms
 
     return write_phantoms(tmp_path_factory.mktemp("data") / "phantoms", patients=8, frames=4, size=(48, 64))
 

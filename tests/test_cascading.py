@@ -12,8 +12,8 @@ import yaml
 from spinevision import ResNetClassifier, SpineCascade, SpineSegmenter
 from spinevision.cascading import make_cascade
 from spinevision.cli import main
-from spinevision.data.phantom import write_phantoms
 from spinevision.fitting import fit
+from spinevision.phantom import write_phantoms
 from spinevision.recipes import UsageError
 from spinevision.runs import open_on
 

@@ -18,11 +18,11 @@ from spinevision.cli import main
 from spinevision.comparing import compare_models, model_names
 from spinevision.data.clips import ClipSettings
 from spinevision.data.manifest import DatasetError
-from spinevision.data.phantom import write_phantoms
 from spinevision.models.base import SpineModel
 from spinevision.models.mobilenet_v3 import MobileNetV3Classifier
 from spinevision.models.resnet import ResNetClassifier
 from spinevision.models.unet import UNet
+from spinevision.phantom import write_phantoms
 from spinevision.recipes import UsageError
 from spinevision.runs import LoadedModel, RunSplits
 from spinevision.statistics import compare_auroc

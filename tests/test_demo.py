@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 
 from spinevision import SpineSegmenter, demo
-from spinevision.data.phantom import write_phantoms
 from spinevision.demo import run_demo
+from spinevision.phantom import write_phantoms
 
 SMALL = ["--trainer.max_epochs", "1", "--model.width", "4", "--data.num_workers", "0", "--model.preprocess.size", "[32,32]"]
 

@@ -26,10 +26,10 @@ from safetensors.torch import load_file
 from spinevision import AttentionUNet, PNSNet, ResNetClassifier, SpineCascade, SpineModel, UNet
 from spinevision.data import check
 from spinevision.data.manifest import DatasetError
-from spinevision.data.phantom import write_phantoms
 from spinevision.fitting import fit
 from spinevision.hub.config import ModelFolderError
 from spinevision.models.segmenter import SpineSegmenter
+from spinevision.phantom import write_phantoms
 from spinevision.recipes import UsageError
 from spinevision.runs import open_model, take_weights
 

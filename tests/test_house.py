@@ -31,7 +31,7 @@ ROWS = (
     ("inference",),
     ("models", "data"),
     ("hub", "losses", "metrics", "augment", "encoders"),
-    ("layers", "statistics", "preprocess", "video"),
+    ("layers", "statistics", "preprocess", "video", "phantom"),
     ("structures",),
     ("images", "tables"),
     ("labels", "files", "windows"),

@@ -45,7 +45,7 @@ def _check(arguments: argparse.Namespace) -> str:
 
 
 def _phantom(arguments: argparse.Namespace) -> str:
-    from spinevision.data.phantom import write_phantoms
+    from spinevision.phantom import write_phantoms
 
     folder = write_phantoms(
         arguments.folder,

@@ -13,9 +13,9 @@ from network_checks import settle, settle_on, smooth_frames
 from torch import Tensor
 
 from spinevision import FUNet, PNSNet, Preprocess, ResNetClassifier, SpineCascade, SpineSegmenter, TrainingSettings, UNet
-from spinevision.data.phantom import draw_sequence
 from spinevision.images import ImageError
 from spinevision.inference.streaming import SCENE_CUT, FrameLook, FrameStream
+from spinevision.phantom import draw_sequence
 
 SIZE = (32, 48)
 

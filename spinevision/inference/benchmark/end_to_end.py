@@ -14,10 +14,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from spinevision.data.phantom import draw_sequence
 from spinevision.models.base import SpineModel
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
+from spinevision.phantom import draw_sequence
 from spinevision.video import VideoReader, VideoWriter
 
 STEPS = ("decode", "preprocess", "network", "postprocess", "draw")

@@ -22,7 +22,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 from scipy import ndimage
 
-from spinevision.data.phantom_scene import NERVE, PHANTOM_CLASSES, PhantomPatient, Scene
+from spinevision.phantom.scene import NERVE, PHANTOM_CLASSES, PhantomPatient, Scene
 
 _LAMP = np.array([1.06, 0.98, 0.92], np.float32)
 _AMBIENT = np.array([0.55, 0.42, 0.36], np.float32)  # light that reaches any slope; red scatters the furthest

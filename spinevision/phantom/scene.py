@@ -1,4 +1,4 @@
-"""What a phantom patient looks like inside: the canvas of tissue that :mod:`spinevision.data.phantom` films.
+"""What a phantom patient looks like inside: the canvas of tissue that :mod:`spinevision.phantom.film` films.
 
 Lengths are in units of the field of view's radius (at zoom 1) and colours are RGB in 0-1, unless a name says otherwise.
 """

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spinevision.data import phantom
-from spinevision.data.phantom import PHANTOM_CLASSES, PhantomPatient, draw_sequence, write_phantoms
 from spinevision.labels import MaskCodes
+from spinevision.phantom import PHANTOM_CLASSES, PhantomPatient, draw_sequence, write_phantoms
 
 NERVE, BLOOD = 1, 2
 
@@ -93,8 +92,8 @@ def test_mask_lies_exactly_on_what_is_seen():
 
 def test_highlights_and_noise_leave_the_mask_alone(monkeypatch):
     frames, masks = film(1, 4)
-    monkeypatch.setattr(phantom, "_paint_bubbles", lambda *_: None)
-    monkeypatch.setattr(phantom, "_expose", lambda image, *_: (image.clip(0, 1) * 255).astype(np.uint8))
+    monkeypatch.setattr("spinevision.phantom.film._paint_bubbles", lambda *_: None)
+    monkeypatch.setattr("spinevision.phantom.film._expose", lambda image, *_: (image.clip(0, 1) * 255).astype(np.uint8))
     bare, bare_masks = film(1, 4)
     assert not np.array_equal(frames, bare)
     assert np.array_equal(masks, bare_masks)
@@ -222,7 +221,7 @@ def test_an_interrupted_call_leaves_nothing(tmp_path, monkeypatch, error):
         yield from draw_sequence(seed, length - 1, **settings)
         raise error
 
-    monkeypatch.setattr(phantom, "draw_sequence", break_off)
+    monkeypatch.setattr("spinevision.phantom.film.draw_sequence", break_off)
     with pytest.raises(error):
         write_phantoms(tmp_path / "data", patients=1, frames=3, size=(32, 32))
     assert not list(tmp_path.iterdir())
