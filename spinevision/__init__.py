@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from spinevision.models.cascade import SpineCascade as SpineCascade
     from spinevision.models.classifier import SpineClassifier as SpineClassifier
     from spinevision.models.funet import FUNet as FUNet
+    from spinevision.models.hub_export import HubExport as HubExport
     from spinevision.models.improved_unet import ImprovedUNet as ImprovedUNet
     from spinevision.models.mobilenet_v3 import MobileNetV3Classifier as MobileNetV3Classifier
     from spinevision.models.pnsnet import PNSNet as PNSNet
@@ -59,6 +60,7 @@ _HOMES = {
     "MaskPrediction": "spinevision.structures",
     "PresencePrediction": "spinevision.structures",
     "VideoPredictor": "spinevision.inference.live_video",
+    "HubExport": "spinevision.models.hub_export",
     "optimize": "spinevision.inference.runtime",
 }
 """Public names beside the architectures, and the modules that define them."""

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from spinevision.data.datamodule import SpineDataModule
 from spinevision.files import write_text
 from spinevision.fit_options import HELP, own_options, parse, plain_errors
+from spinevision.inference.benchmark.machine import hardware
 from spinevision.models.base import SpineModel
 from spinevision.recipes import UsageError, read_recipe, recipe_architecture, recipe_card, recipe_path
 from spinevision.runs import clear_run, describe_model, in_words, open_model, refuse_used, take_weights, write_splits
@@ -79,6 +80,7 @@ def fit(arguments: Sequence[str]) -> str:
         settings = cli.parser.dump(cli.config, skip_none=False)
         write_splits(output / "splits.csv", data.splits)
         write_text(output / "config.yaml", f"# spinevision fit {shlex.join(arguments)}\n{settings}")
+    begun = time.monotonic()
     interrupted = _train(trainer, model, data, output)
     if not trainer.is_global_zero:
         return ""
@@ -94,13 +96,19 @@ def fit(arguments: Sequence[str]) -> str:
         model.save_pretrained(output / "model")
         advice = f"score them with `spinevision evaluate {output} DATA --output FOLDER`"
         raise KeyboardInterrupt(f"the best weights so far are in {output / 'model'}; {advice}")
-    origin = {
-        "encoder_weights": None if model.encoder_source is None else asdict(model.encoder_source),
+    device = trainer.strategy.root_device
+    training = {
         "recipe": ", ".join(map(_public_name, options.config or ["default"])),
         "started_from": options.source and _public_name(options.source),
+        "encoder_weights": None if model.encoder_source is None else asdict(model.encoder_source),
+        "frames": len(data.rows("train")),
+        f"{data.splits.unit}s": len({row.group(data.splits.unit) for row in data.rows("train")}),
+        "epochs": trainer.current_epoch,
+        "minutes": round((time.monotonic() - begun) / 60, 1),
+        "hardware": hardware(device, trainer.world_size),
     }
     card = recipe_card((options.config or ["default"])[-1])
-    return f"{_finish(model.to(trainer.strategy.root_device), data, output, origin, card)}\nrun folder: {output}"
+    return f"{_finish(model.to(device), data, output, training, card)}\nrun folder: {output}"
 
 
 def _in_charge() -> bool:
@@ -160,13 +168,13 @@ def _best_checkpoint(trainer: Trainer) -> str:
     return getattr(trainer.checkpoint_callback, "best_model_path", "")
 
 
-def _finish(model: SpineModel, data: SpineDataModule, output: Path, origin: dict[str, Any], card: str) -> str:
+def _finish(model: SpineModel, data: SpineDataModule, output: Path, training: dict[str, Any], card: str) -> str:
     """Score a trained model on the frames kept for that, save it, and describe the results for people."""
     part = "test" if data.rows("test") else "validation"
     about = {
         "model": describe_model(model, output.name),
         "data": {"source": _public_name(str(data.root)), "part": part},
-        **origin,
+        "training": training,
     }
     results, text = score(model, data.rows(part), data.report, data.splits.unit, output, about, data.clips)
     # The model folder may be published: it names no patient.

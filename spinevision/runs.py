@@ -176,7 +176,7 @@ def take_weights(model: SpineModel, start: SpineModel) -> None:
             f"the model to start from is {in_words(start)}, the one asked for is {in_words(model)}; leave its architecture as it is"
         )
     model.network.load_state_dict({**model.network.state_dict(), **kept})
-    model.encoder_source = start.encoder_source
+    model.encoder_source, model.base_model = start.encoder_source, start.origin
     if same:
         model.set_operating_point(start.operating_point())
     else:

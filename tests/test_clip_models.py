@@ -212,7 +212,7 @@ def test_the_next_stage_takes_all_weights_over_and_learns_from_clips(stages: tup
     before, after = stills.model.network.state_dict(), clips.model.network.state_dict()
     between = [name for name in after if name.startswith("inter_frame.") and name.endswith("weight")]
     assert any(not torch.equal(before[name], after[name]) for name in between)
-    assert results(stages[1])["started_from"] == "stills"
+    assert results(stages[1])["training"]["started_from"] == "stills"
     assert results(stages[1])["clips"] == {"frames": 3, "stride": 2, "max_gap": 3}
     # Weights of a model to start from go before published ones, and the run says so.
     assert results(stages[1])["encoder_weights"] is None

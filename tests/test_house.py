@@ -166,6 +166,7 @@ def test_public_names() -> None:
         "FrameBatch",
         "MaskPrediction",
         "PresencePrediction",
+        "HubExport",
         "VideoPredictor",
         "optimize",
         "list_architectures",

@@ -5,25 +5,36 @@ from __future__ import annotations
 import importlib.resources
 import json
 import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
 
 from spinevision.hub.config import LIBRARY, ModelConfig, ModelFolderError
+from spinevision.hub.folder import EXAMPLE
 from spinevision.hub.markdown import bullets, cell, table
-from spinevision.hub.model_index import is_ours, model_index, results_markdown, task_of
+from spinevision.hub.model_index import hub_datasets, is_ours, metric_names, model_index, results_markdown, task_of
 from spinevision.labels import IGNORE_INDEX, LabelSpace
 
+TASK_TAGS = {"image-segmentation": ("semantic-segmentation",)}
 TAGS = ("medical", "endoscopy", "spine", "pytorch", "lightning")
 
 _BLOCK = re.compile(r"<!-- spinevision:(\w+) -->\n.*?\n<!-- /spinevision:\1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- /?spinevision:\w+ -->")
-_INDEX = "model-index"
+_INDEX, _WIDGET = "model-index", "widget"
+_FIRST = "status"
+"""The block that stands before everything else."""
 _FRONT = re.compile(r"\A\s*---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 
 
 def render_card(
-    config: ModelConfig, *, results: dict[str, Any] | None, text: str = "", existing: str | None = None, repo_id: str | None = None
+    config: ModelConfig,
+    *,
+    results: dict[str, Any] | None,
+    text: str = "",
+    existing: str | None = None,
+    repo_id: str | None = None,
+    widget: Sequence[Mapping[str, Any]] = (),
 ) -> str:
     """Write the card of a model, or renew our part of one that exists.
 
@@ -37,6 +48,7 @@ def render_card(
         existing: a card that exists: its text and metadata are kept but for our blocks and keys, and a block that it has lost is
             added at its end.
         repo_id: Hub id for the snippet.
+        widget: example pictures with the model's answers, in the Hub's schema; their sources lie in ``examples/``.
 
     Returns:
         Markdown with a YAML front matter.
@@ -44,13 +56,13 @@ def render_card(
     Raises:
         ModelFolderError: an existing card whose marks or metadata are damaged.
     """
-    card = _fill(_template(), _values(config, results, text, repo_id))
+    card = _fill(_template(), {**_values(config, results, text, repo_id), "examples": _gallery(widget)})
     if existing is None:
-        return _front_matter(config, "", results) + card
+        return _front_matter(config, "", results, widget) + card
     existing = existing.removeprefix("\ufeff").replace("\r\n", "\n")
     front = _FRONT.match(existing)
     metadata, body = (front[1] or "", existing[front.end() :]) if front else ("", existing)
-    return _front_matter(config, metadata, results) + _renew(body.lstrip("\n"), card)
+    return _front_matter(config, metadata, results, widget) + _renew(body.lstrip("\n"), card)
 
 
 def _template() -> str:
@@ -72,34 +84,45 @@ def _renew(body: str, card: str) -> str:
             "restore them, or remove them all to have the blocks added anew"
         )
     renewed = _BLOCK.sub(lambda match: fresh.get(match[1], match[0]), body)
-    return "\n\n".join([renewed.rstrip("\n"), *(block for name, block in fresh.items() if name not in present)]) + "\n"
+    lost = {name: block for name, block in fresh.items() if name not in present}
+    first = [lost.pop(_FIRST)] if _FIRST in lost else []
+    return "\n\n".join([*first, renewed.rstrip("\n"), *lost.values()]) + "\n"
 
 
-def _front_matter(config: ModelConfig, metadata: str, results: dict[str, Any] | None) -> str:
+def _front_matter(config: ModelConfig, metadata: str, results: dict[str, Any] | None, widget: Sequence[Mapping[str, Any]]) -> str:
     """Our keys first, then the lines of all other keys as they stand, so that no value or comment of a person changes.
 
-    Tags and model-index are shared: ours, then a person's. Ours in the model-index are made anew, or go where nothing was measured.
+    Tags, datasets, model-index and widget are shared: ours, then a person's. Ours in the last two are made anew, or go where there
+    is nothing to tell.
     """
     try:
         known = yaml.safe_load(metadata) or {}
-        theirs = known.get("tags") or []
-        theirs = [theirs] if isinstance(theirs, str) else list(theirs)
+        task = task_of(config.architecture)
         ours: dict[str, Any] = {
             "library_name": LIBRARY,
-            "pipeline_tag": task_of(config.architecture),
-            "tags": list(dict.fromkeys([*TAGS, config.architecture.lower(), *theirs])),
+            "pipeline_tag": task,
+            "tags": _shared([*TAGS, *TASK_TAGS.get(task, ()), config.architecture.lower()], known.get("tags")),
         }
         if config.license:
             ours["license"] = config.license
-        if not isinstance(index := known.get(_INDEX) or [], list):
-            raise ValueError("its model-index is not a list")
-        fresh, own = _measured(config, results), [entry for entry in index if not is_ours(entry)]
-        if fresh or len(own) < len(index):
-            ours[_INDEX] = [*fresh, *own]
+        if config.base_model:
+            ours |= {"base_model": config.base_model.partition("@")[0], "base_model_relation": "finetune"}
+        if trained_on := hub_datasets(results):
+            ours["datasets"] = _shared(trained_on, known.get("datasets"))
+        measured = _measured(config, results)
+        if measured:
+            ours["metrics"] = _shared(metric_names(measured), known.get("metrics"))
+        for key, fresh, is_own in ((_INDEX, measured, is_ours), (_WIDGET, [*map(dict, widget)], _is_our_example)):
+            if not isinstance(present := known.get(key) or [], list):
+                raise ValueError(f"its {key} is not a list")
+            kept_entries = [entry for entry in present if not is_own(entry)]
+            if fresh or len(kept_entries) < len(present):
+                ours[key] = [*fresh, *kept_entries]
         sections = re.split(r"(?m)^(?=[^\s#\-}\]])", metadata)
         kept = "".join(section for section in sections if section.split(":")[0].strip("\"' ") not in ours)
-        if ours.get(_INDEX) == []:  # all that was there was ours
-            del ours[_INDEX], known[_INDEX]
+        for key in (_INDEX, _WIDGET):
+            if ours.get(key) == []:  # all that was there was ours
+                del ours[key], known[key]
         front = yaml.safe_dump(ours, sort_keys=False, allow_unicode=True) + kept
         if {**known, **ours} != yaml.safe_load(front):
             raise ValueError("its keys cannot be told apart")
@@ -109,6 +132,25 @@ def _front_matter(config: ModelConfig, metadata: str, results: dict[str, Any] | 
             "correct it, or remove everything between the two lines of dashes"
         ) from error
     return f"---\n{front}---\n\n"
+
+
+def _shared(ours: Sequence[str], theirs: Any) -> list[str]:
+    """Ours, then those of a person that are not among them."""
+    return list(dict.fromkeys([*ours, *([theirs] if isinstance(theirs, str) else theirs or [])]))
+
+
+def _is_our_example(entry: Any) -> bool:
+    return isinstance(entry, dict) and EXAMPLE.fullmatch(str(entry.get("src", ""))) is not None
+
+
+def _gallery(widget: Sequence[Mapping[str, Any]]) -> str:
+    """The example pictures beside each other."""
+    rows = [
+        [f"![{cell(entry['example_title'])}]({entry['src']})", f"![answer]({entry['output']['url']})"]
+        for entry in widget
+        if isinstance(entry["output"], dict)
+    ]
+    return table(["Frame", "What this model says of it"], rows) if rows else "No example pictures are stored with these weights."
 
 
 def _measured(config: ModelConfig, results: dict[str, Any] | None) -> list[dict[str, Any]]:
@@ -121,8 +163,12 @@ def _measured(config: ModelConfig, results: dict[str, Any] | None) -> list[dict[
 def _values(config: ModelConfig, results: dict[str, Any] | None, text: str, repo_id: str | None) -> dict[str, str]:
     title = repo_id.split("/")[-1] if repo_id else f"{config.architecture} for {', '.join(config.labels)}"
     return {
+        "status": f"{config.architecture} for {cell(', '.join(config.labels))}: research software, not a medical device."
+        if config.trained
+        else f"**The weights of this {config.architecture} are random: it has not been trained, and its answers mean nothing.**",
         "title": cell(title),
         "text": text.strip(),
+        "version": config.library_version,
         "snippet": _snippet(config, repo_id),
         "classes": _classes(config),
         "preprocess": bullets(config.preprocess),
@@ -133,11 +179,20 @@ def _values(config: ModelConfig, results: dict[str, Any] | None, text: str, repo
         if config.temperature == 1
         else f"the logits are divided by a temperature of {config.temperature:.4g}, chosen on validation frames",
         "results": results_markdown(results),
+        "training": _training(config, results),
         "license": f"Licence of the weights: {cell(config.license)}."
         if config.license
         else "No licence is stated for these weights: ask their author before you use them.",
         "provenance": bullets(config.provenance) if config.provenance else "Where the training data came from is not stated.",
     }
+
+
+def _training(config: ModelConfig, results: dict[str, Any] | None) -> str:
+    told = (results or {}).get("training")
+    lines = {**told} if isinstance(told, dict) else {}
+    if config.base_model:
+        lines["tuned from"] = config.base_model
+    return bullets(lines) if lines else "How these weights were trained is not stated." if config.trained else "Not trained."
 
 
 def _decision(config: ModelConfig) -> str:

@@ -9,19 +9,21 @@ import difflib
 import importlib.metadata
 import json
 import math
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from spinevision.hub.migrations import FORMAT_VERSION, migrate
 from spinevision.labels import IGNORE_INDEX, LabelSpace
 
 LIBRARY = "spinevision"
-FORMAT_VERSION = 1
 DTYPES = ("float32", "float16", "bfloat16")
 MAX_JSON_BYTES = 2**20
 TEMPERATURES = (0.05, 20.0)
 """The lowest and the highest temperature of calibration, the range in which one is fitted."""
+BASE_MODEL = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+@[0-9a-f]{40}", re.ASCII)
 MAX_DEPTH = 16
 """Lists and dictionaries inside each other in ``config.json``."""
 
@@ -54,6 +56,8 @@ class ModelConfig:
         dtype: "float32", "float16" or "bfloat16": the type of every floating-point weight.
         license: licence of the weights, None when none is stated.
         provenance: where the data came from, None when not stated.
+        trained: whether the weights have been trained, or are those that the network was made with.
+        base_model: what it was tuned from, ``org/name@commit`` on the Hub; None when from nothing there.
         library_version: version of spinevision that wrote it.
 
     Raises:
@@ -70,6 +74,8 @@ class ModelConfig:
     dtype: str = "float32"
     license: str | None = None
     provenance: dict[str, Any] | None = None
+    trained: bool = True
+    base_model: str | None = None
     library_version: str = field(default_factory=library_version)
 
     def __post_init__(self) -> None:
@@ -99,6 +105,10 @@ class ModelConfig:
             )
         if self.dtype not in DTYPES:
             raise ModelFolderError(f"dtype must be one of {', '.join(DTYPES)}, found {shown(self.dtype)}")
+        if not isinstance(self.trained, bool):
+            raise ModelFolderError(f"trained must be true or false, found {shown(self.trained)}")
+        if self.base_model is not None and not (isinstance(self.base_model, str) and BASE_MODEL.fullmatch(self.base_model)):
+            raise ModelFolderError(f"base_model must be org/name@commit or null, found {shown(self.base_model)}")
         for name in ("license", "library_version", "threshold_rule"):
             value = getattr(self, name)
             if not (isinstance(value, str) and value.strip()) and not (name != "library_version" and value is None):
@@ -116,6 +126,7 @@ class ModelConfig:
             "library": LIBRARY,
             "format_version": FORMAT_VERSION,
             "library_version": self.library_version,
+            **self._for_others(),
             "architecture": self.architecture,
             "arguments": self.arguments,
             "labels": list(self.labels),
@@ -127,7 +138,13 @@ class ModelConfig:
             "dtype": self.dtype,
             "license": self.license,
             "provenance": self.provenance,
+            "trained": self.trained,
+            "base_model": self.base_model,
         }
+
+    def _for_others(self) -> dict[str, Any]:
+        """Constant texts by which other tools tell what they have before them."""
+        return {"model_type": LIBRARY, "architectures": [self.architecture]}
 
     @classmethod
     def from_dict(cls, data: Any) -> ModelConfig:
@@ -146,8 +163,10 @@ class ModelConfig:
             raise ModelFolderError(f"format_version must be a whole number from 1, found {shown(version)}")
         if version > FORMAT_VERSION:
             raise ModelFolderError(f"format_version is {version} and only {FORMAT_VERSION} is known here; upgrade spinevision")
+        data = migrate(data, version)
         names = [item.name for item in fields(cls)]
-        keys = ["library", "format_version", *names, "id2label", "label2id", "ignore_index"]
+        derived = ["model_type", "id2label", "label2id", "ignore_index"]
+        keys = ["library", "format_version", *names, "architectures", *derived]
         for key in data:
             if key not in keys:
                 raise ModelFolderError(f"unknown key {shown(key)}{nearest(key, keys)}; remove or correct it")
@@ -156,9 +175,9 @@ class ModelConfig:
             raise ModelFolderError(f"missing key {listed(missing)}; save the model again")
         config = cls(**{name: data[name] for name in names})
         written = config.to_dict()
-        for key in ("id2label", "label2id", "ignore_index"):
+        for key in derived:
             if data[key] != written[key]:
-                raise ModelFolderError(f"{key} is {shown(data[key])}, but the labels make it {shown(written[key])}; correct one")
+                raise ModelFolderError(f"{key} is {shown(data[key])}, but the rest makes it {shown(written[key])}; correct one")
         return config
 
 

@@ -29,6 +29,9 @@ CARD = "README.md"
 RESULTS = "results.json"
 TEXT_FILES = frozenset({CARD, RESULTS, "LICENSE", "CITATION.bib", "handler.py", "requirements.txt"})
 """The text files that may lie beside the weights and are uploaded with them."""
+EXAMPLE = re.compile(r"examples/[a-z0-9-]{1,64}\.(png|jpg)")
+"""Example frames and their overlays, for the card; at most :data:`MAX_EXAMPLES` of them."""
+MAX_EXAMPLES = 16
 
 MAX_HEADER_BYTES = 16 * 2**20
 MAX_GOLDEN_BYTES = 512 * 2**20
@@ -50,7 +53,7 @@ _MISTAKEN = {  # first bytes of files that people take for safetensors
 
 def is_generated(name: str) -> bool:
     """Whether a file is written by the library alone, so that an older copy of it must never outlive newer weights."""
-    return name in {CONFIG, WEIGHTS, INDEX, GOLDEN, RESULTS} or _SHARD.fullmatch(name) is not None
+    return name in {CONFIG, WEIGHTS, INDEX, GOLDEN, RESULTS} or any(form.fullmatch(name) for form in (_SHARD, EXAMPLE))
 
 
 def write_model_folder(
@@ -59,6 +62,7 @@ def write_model_folder(
     tensors: Mapping[str, Tensor],
     golden: Mapping[str, Tensor],
     files: Mapping[str, str] | None = None,
+    pictures: Mapping[str, bytes] | None = None,
 ) -> None:
     """Write a model folder as a whole: it is complete under a temporary name before it takes its place.
 
@@ -71,6 +75,7 @@ def write_model_folder(
         tensors: every weight and buffer, floating-point ones of ``config.dtype``; tied tensors are written out singly.
         golden: "input" and "logits" of one forward pass, floating point, to compare after loading.
         files: further text files, names from :data:`TEXT_FILES`.
+        pictures: example pictures as they are encoded, named as :data:`EXAMPLE` says.
 
     Raises:
         ModelFolderError: values that are not finite, another type, an unknown file name, or a folder that holds something else.
@@ -81,6 +86,10 @@ def write_model_folder(
     for name in texts:
         if name not in TEXT_FILES:
             raise ModelFolderError(f"{shown(name)} is no file of a model folder; expected one of {', '.join(sorted(TEXT_FILES))}")
+    if len(pictures or ()) > MAX_EXAMPLES or not all(EXAMPLE.fullmatch(name) for name in pictures or ()):
+        raise ModelFolderError(
+            f"pictures must be at most {MAX_EXAMPLES}, named like examples/frame-1.png, found {listed(pictures or ())}"
+        )
     if not tensors:
         raise ModelFolderError("there are no weights to write; give the network's state_dict")
     if set(golden) != _GOLDEN_NAMES:
@@ -94,7 +103,7 @@ def write_model_folder(
     with atomic_folder(target) as temporary:
         for path in kept:
             if path.is_dir() and not path.is_symlink():
-                shutil.copytree(path, temporary / path.name, symlinks=True)
+                shutil.copytree(path, temporary / path.name, symlinks=True, ignore=_old_examples)
             else:
                 shutil.copy2(path, temporary / path.name, follow_symlinks=False)
         try:
@@ -104,6 +113,9 @@ def write_model_folder(
             raise OSError(f"the weights could not be written to {target} ({error})") from error
         for name, text in texts.items():
             write_text(temporary / name, text)
+        for name, content in (pictures or {}).items():
+            (temporary / name).parent.mkdir(exist_ok=True)
+            (temporary / name).write_bytes(content)
         write_json(temporary / CONFIG, config.to_dict())
 
 
@@ -214,7 +226,15 @@ def _kept(target: Path, texts: Iterable[str]) -> list[Path]:
         ours = False
     if not ours and any(not path.name.startswith(".") for path in entries):
         raise ModelFolderError(f"{target} holds files but is not a spinevision model folder; give another folder or empty this one")
-    return [path for path in entries if not is_generated(path.name) and path.name not in texts]
+    return [path for path in entries if not is_generated(path.name) and path.name not in texts and not _only_examples(path)]
+
+
+def _only_examples(path: Path) -> bool:
+    return path.is_dir() and all(EXAMPLE.fullmatch(f"{path.name}/{inside.name}") for inside in path.iterdir())
+
+
+def _old_examples(folder: str, names: list[str]) -> list[str]:
+    return [name for name in names if EXAMPLE.fullmatch(f"{Path(folder).name}/{name}")]
 
 
 def _refuse_pickles(folder: Path) -> None:

@@ -17,11 +17,10 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from spinevision.encoders.weights import Conversion, WeightFamily
-from spinevision.hub.transport import HubInfo
 from spinevision.labels import LabelSpace
 from spinevision.losses import LossName
-from spinevision.models import persistence
-from spinevision.models.pretrained import EncoderSource, fill_encoder
+from spinevision.models import persistence, publishing
+from spinevision.models.pretrained import fill_encoder
 from spinevision.models.training import (
     TrainingSettings,
     average_weights,
@@ -30,11 +29,12 @@ from spinevision.models.training import (
     frozen_modules,
     is_default_checkpoint,
 )
+from spinevision.models.weight_history import WeightHistory
 from spinevision.preprocess import Preprocess
 from spinevision.structures import FrameBatch, InputSpec, Runtime
 
 
-class SpineModel(LightningModule, ABC):
+class SpineModel(WeightHistory, LightningModule, ABC):
     """A network with its classes and its preprocessing, which trains, loads, saves and is pushed.
 
     Args:
@@ -46,8 +46,6 @@ class SpineModel(LightningModule, ABC):
 
     SMALL: ClassVar[Mapping[str, Any]] = {}
     """Constructor arguments that make a tiny one, for tests."""
-    HEAD: ClassVar[tuple[str, ...]] = ("head",)
-    """The parts of the network that depend on the classes."""
     ENCODER: ClassVar[tuple[str, ...]] = ()
     """The parts of the network that published weights fill."""
     WEIGHTS: ClassVar[tuple[WeightFamily, ...]] = ()
@@ -78,11 +76,10 @@ class SpineModel(LightningModule, ABC):
         self.preprocess = preprocess if isinstance(preprocess, Preprocess) else Preprocess(**(preprocess or {}))
         self.arguments = dict(arguments)
         self.settings = TrainingSettings()
-        self.hub_info: HubInfo | None = None
-        self.encoder_source: EncoderSource | None = None
         self.runtime: Runtime | None = None
         self._frozen: list[nn.Module] = []
         self._compiled: dict[str, Callable[..., Any]] = {}
+        self.begin_history()
         self.save_hyperparameters({"labels": list(self.labels), "preprocess": self.preprocess.config(), **self.arguments})
 
     # What a kind of model decides
@@ -212,6 +209,10 @@ class SpineModel(LightningModule, ABC):
         """Whether an evaluation is part of a fit and its frames may choose the operating point."""
         return self.trainer.state.fn == TrainerFn.FITTING and not self.trainer.sanity_checking
 
+    def on_train_start(self) -> None:
+        """From the first step on the weights are others."""
+        self.tune()
+
     def training_step(self, batch: FrameBatch, batch_idx: int) -> Tensor:
         """One step."""
         loss = self.training_loss(batch)
@@ -267,6 +268,7 @@ class SpineModel(LightningModule, ABC):
             "architecture": type(self).__name__,
             "operating_point": self.operating_point(),
             "encoder": None if self.encoder_source is None else asdict(self.encoder_source),
+            "base_model": self.base_model,
             "settings": {**asdict(self.settings), "freeze": list(self.settings.freeze)},
         }
 
@@ -281,7 +283,7 @@ class SpineModel(LightningModule, ABC):
         self.set_operating_point(checkpoint["spinevision"]["operating_point"])
 
     save_pretrained = persistence.save_pretrained
-    push_to_hub = persistence.push_to_hub
+    push_to_hub = publishing.push_to_hub
 
     @classmethod
     def from_checkpoint(cls, path: str | Path) -> Self:

@@ -158,6 +158,7 @@ class SpineCascade(SpineSegmenter):
         cascade.settings = replace(cascade.settings, stills=segmenter.settings.stills)
         for name, part in {"classifier": classifier, "segmenter": segmenter}.items():
             cascade.parts[name].encoder_source = part.encoder_source
+            cascade.parts[name].start_here(trained=part.trained)
         return cascade.to(next(segmenter.network.parameters()).device).eval()
 
     @property

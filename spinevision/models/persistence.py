@@ -1,13 +1,11 @@
-"""How a model becomes a folder and comes back: exactly as it was saved, or not at all."""
+"""How a model becomes a folder and comes back: exactly as it was saved, or not at all; pushing is in ``publishing.py``."""
 
 from __future__ import annotations
 
 import logging
 import pickle
-import tempfile
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -16,15 +14,17 @@ from torch import Tensor
 
 from spinevision.files import json_text
 from spinevision.hub.card import render_card
-from spinevision.hub.config import ModelConfig, ModelFolderError, listed, shown
+from spinevision.hub.config import ModelConfig, ModelFolderError, listed
+from spinevision.hub.endpoint import endpoint_files
 from spinevision.hub.folder import CARD, CONFIG, RESULTS, read_config, read_golden, read_tensors, write_model_folder
-from spinevision.hub.transport import HubInfo, push_folder, read_card, resolve
+from spinevision.hub.transport import resolve
 from spinevision.labels import LabelSpace
 from spinevision.models import find_architecture
 from spinevision.models.arguments import check_arguments
+from spinevision.models.examples import NO_EXAMPLES, Examples
 from spinevision.models.golden import TOLERANCE, compare_golden, golden_record
-from spinevision.models.pretrained import EncoderSource
 from spinevision.models.training import TrainingSettings
+from spinevision.models.weight_history import encoder_source
 from spinevision.preprocess import Preprocess
 
 if TYPE_CHECKING:
@@ -36,8 +36,6 @@ M = TypeVar("M", bound="SpineModel")
 
 COMMON = frozenset({"labels", "preprocess"})
 """Constructor arguments of every architecture, which ``config.json`` holds beside its other ``arguments``."""
-_ENCODER = "encoder_weights"
-_STILLS = "single_frames_alone"
 _BROKEN_PICKLE = (pickle.UnpicklingError, zipfile.BadZipFile)
 
 
@@ -58,8 +56,8 @@ def save_pretrained(
     Args:
         model: what to save.
         folder: written anew as a whole; what a person added to an earlier model folder is kept.
-        license: of the weights, as the Hub names it, such as ``apache-2.0``.
-        provenance: where the training data came from (``data_source``, ``patients``, ``device``, ``intended_use``).
+        license: of the weights, as the Hub names it, such as ``apache-2.0``; None keeps what is known of a loaded model.
+        provenance: where the training data came from (``data_source``, ``patients``, ``device``, ``intended_use``); likewise.
         results: what ``spinevision evaluate`` found.
         text: Markdown for a new card, written by a person: data, intended use, limits.
 
@@ -69,78 +67,27 @@ def save_pretrained(
     """
     card = Path(folder) / CARD
     existing = card.read_text(encoding="utf-8") if card.is_file() else None
-    _write(model, Path(folder), model_config(model, license, provenance), results, existing, text=text)
+    write_model(model, Path(folder), model_config(model, license, provenance), results, existing, text=text)
 
 
-def push_to_hub(
-    model: SpineModel,
-    repo_id: str,
-    *,
-    private: bool | None = None,
-    branch: str | None = None,
-    tag: str | None = None,
-    create_pr: bool = False,
-    token: str | bool | None = None,
-    license: str | None = None,  # noqa: A002 - the Hub's own word
-    provenance: Mapping[str, Any] | None = None,
-    results: Mapping[str, Any] | None = None,
-) -> HubInfo:
-    """Save, load back, compare and only then upload, in one commit; a person's text on the card there is kept.
-
-    Args:
-        model: what to push.
-        repo_id: ``org/name``.
-        private: None keeps the visibility of an existing repository and makes a new one private.
-        branch: created when missing.
-        tag: set on the new commit.
-        create_pr: open a pull request instead.
-        token: None uses your login.
-        license: of the weights; required.
-        provenance: as in :func:`save_pretrained`.
-        results: likewise.
-
-    Returns:
-        The repository and the new commit.
-
-    Raises:
-        ModelFolderError: no licence, or the saved folder does not load back to the same outputs.
-        OSError: the Hub refuses or cannot be reached.
-    """
-    if not license:
-        raise ModelFolderError(
-            'license is required to push: name the licence of these weights as the Hub does, such as license="apache-2.0"'
-        )
-    config = model_config(model, license, provenance)
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch) / "model"
-        _write(model, folder, config, results, read_card(repo_id, branch=branch, token=token), repo_id)
-        type(model).from_pretrained(folder)
-        return push_folder(
-            folder,
-            repo_id,
-            private=private,
-            branch=branch,
-            tag=tag,
-            create_pr=create_pr,
-            token=token,
-            message=f"{config.architecture} for {', '.join(config.labels)}",
-        )
-
-
-def _write(
+def write_model(
     model: SpineModel,
     folder: Path,
     config: ModelConfig,
     results: Mapping[str, Any] | None,
     existing: str | None,
+    *,
     repo_id: str | None = None,
     text: str = "",
+    examples: Examples = NO_EXAMPLES,
 ) -> None:
+    """Write a model folder whose card is new, or renews the one that exists."""
     found = None if results is None else dict(results)
-    files = {CARD: render_card(config, results=found, text=text, existing=existing, repo_id=repo_id)}
+    card = render_card(config, results=found, text=text, existing=existing, repo_id=repo_id, widget=examples.widget)
+    files = {CARD: card, **endpoint_files()}
     if found is not None:
         files[RESULTS] = json_text(found)
-    write_model_folder(folder, config, model.network.state_dict(), golden_record(model), files)
+    write_model_folder(folder, config, model.network.state_dict(), golden_record(model), files, examples.pictures)
 
 
 def model_config(model: SpineModel, license_name: str | None, provenance: Mapping[str, Any] | None) -> ModelConfig:
@@ -161,44 +108,11 @@ def model_config(model: SpineModel, license_name: str | None, provenance: Mappin
         preprocess=model.preprocess.config(),
         **model.operating_point(),
         dtype=str(next(model.network.parameters()).dtype).removeprefix("torch."),
-        license=license_name,
-        provenance={**(provenance or {}), **_history(model)} or None,
+        license=license_name or model.license,
+        provenance={**(provenance or model.provenance or {}), **model.history()} or None,
+        trained=model.trained,
+        base_model=model.base_model,
     )
-
-
-def _history(model: SpineModel) -> dict[str, Any]:
-    """What provenance says of the training: the published weights that encoders started with, and single frames alone."""
-    record: dict[str, Any] = {}
-    if model.encoder_source is not None:
-        record[_ENCODER] = asdict(model.encoder_source)
-    elif sources := {name: asdict(part.encoder_source) for name, part in model.parts.items() if part.encoder_source is not None}:
-        record[_ENCODER] = sources
-    return record | ({_STILLS: True} if model.settings.stills else {})
-
-
-def _take_history(model: SpineModel, provenance: Mapping[str, Any], where: str) -> None:
-    """Read what :func:`_history` wrote."""
-    record = provenance.get(_ENCODER)
-    if model.parts and isinstance(record, dict):
-        for name, part in model.parts.items():
-            part.encoder_source = _encoder_source(record.get(name), where)
-    else:
-        model.encoder_source = _encoder_source(record, where)
-    if provenance.get(_STILLS) is True and model.clip_length is not None:
-        model.settings = replace(model.settings, stills=True)
-        logger.warning(
-            "%s has learnt from single frames alone, so it takes each frame for itself; train it on clips to use it on clips",
-            where,
-        )
-
-
-def _encoder_source(record: Any, where: str) -> EncoderSource | None:
-    if record is None:
-        return None
-    try:
-        return EncoderSource(**record)
-    except TypeError as error:
-        raise ModelFolderError(f"{where}: {_ENCODER} must name source, commit and license, found {shown(record)}") from error
 
 
 # Loading
@@ -240,8 +154,9 @@ def load_pretrained(
         model.set_operating_point(config.operating_point)
     if verify and not fresh:
         compare_golden(model, read_golden(folder), str(source))
-    model.hub_info = info
-    _take_history(model, config.provenance or {}, str(source))
+    model.take_history(config, info, str(source))
+    if fresh:
+        model.tune()
     if target is not None or dtype is not None:
         model.to(device=target, dtype=dtype)
     origin = f"{source} at {info.commit}" if info else source
@@ -259,6 +174,7 @@ def load_checkpoint(kind: type[M], path: str | Path) -> M:
             labels=tuple(arguments.pop("labels")),
             preprocess=arguments.pop("preprocess"),
             arguments=arguments,
+            base_model=record.get("base_model"),
             **record["operating_point"],
         )
         settings = TrainingSettings(**record["settings"])
@@ -274,7 +190,9 @@ def load_checkpoint(kind: type[M], path: str | Path) -> M:
     _fill(model, tensors, next(tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()))
     model.set_operating_point(config.operating_point)
     model.settings = settings
-    model.encoder_source = _encoder_source(record.get("encoder"), f"{path}")
+    model.encoder_source = encoder_source(record.get("encoder"), f"{path}")
+    model.start_here(trained=True)
+    model.base_model = config.base_model
     return model.eval()
 
 

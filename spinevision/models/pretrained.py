@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,26 +11,12 @@ import torch
 from spinevision.encoders.weights import Conversion, WeightError, convert
 from spinevision.hub.published import published_weights
 from spinevision.models.training import in_parts
+from spinevision.models.weight_history import EncoderSource
 
 if TYPE_CHECKING:
     from spinevision.models.base import SpineModel
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class EncoderSource:
-    """Where the weights came from that an encoder started with.
-
-    Args:
-        source: Hub id, or the name of a local file without the way to it.
-        commit: of the Hub repository; None for a file.
-        license: as the card there names it; None when it names none.
-    """
-
-    source: str
-    commit: str | None
-    license: str | None
 
 
 def fill_encoder(model: SpineModel, source: str | Path, token: str | bool | None) -> Conversion:

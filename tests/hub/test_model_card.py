@@ -27,7 +27,7 @@ def test_a_new_card_holds_the_facts_of_the_model(config):
     assert metadata(card) == {
         "library_name": "spinevision",
         "pipeline_tag": "image-segmentation",
-        "tags": ["medical", "endoscopy", "spine", "pytorch", "lightning", "unet"],
+        "tags": ["medical", "endoscopy", "spine", "pytorch", "lightning", "semantic-segmentation", "unet"],
         "license": "cc-by-4.0",
     }
     for fact in (
@@ -136,7 +136,7 @@ def test_other_metadata_stay_to_the_letter(config):
     found = metadata(card)
     assert found["license"] == "cc-by-4.0"
     assert found["datasets"] == ["org/data"]
-    assert found["tags"] == ["medical", "endoscopy", "spine", "pytorch", "lightning", "unet", "mine"]
+    assert found["tags"] == ["medical", "endoscopy", "spine", "pytorch", "lightning", "semantic-segmentation", "unet", "mine"]
     assert metadata(render_card(replace(config, license=None), results=None, existing=front))["license"] == "mit"
 
 

@@ -20,8 +20,10 @@ def test_every_key_is_written_in_full_and_comes_back(tmp_path, config):
     data = config.to_dict()
     assert data == {
         "library": "spinevision",
-        "format_version": 1,
+        "format_version": 2,
         "library_version": "1.2.3",
+        "model_type": "spinevision",
+        "architectures": ["UNet"],
         "architecture": "UNet",
         "arguments": {"width": 8, "kernel": [3, 3], "norm": None},
         "labels": ["nerve"],
@@ -35,8 +37,31 @@ def test_every_key_is_written_in_full_and_comes_back(tmp_path, config):
         "dtype": "float32",
         "license": "cc-by-4.0",
         "provenance": {"patients": 3},
+        "trained": True,
+        "base_model": None,
     }
     assert read_config(write(tmp_path, data)) == config
+
+
+FIRST_FORMAT = """
+{
+  "library": "spinevision", "format_version": 1, "library_version": "0.1.0", "architecture": "UNet",
+  "arguments": {"width": 8, "kernel": [3, 3], "norm": null},
+  "labels": ["nerve"], "id2label": {"0": "background", "1": "nerve"}, "label2id": {"background": 0, "nerve": 1},
+  "ignore_index": 255, "preprocess": {"size": [256, 256], "mean": [0.485, 0.456, 0.406]},
+  "threshold": 0.4, "temperature": 2.5, "threshold_rule": "the best of all", "dtype": "float32",
+  "license": "cc-by-4.0", "provenance": {"patients": 3}
+}
+"""
+"""As the first format was written, to the letter."""
+
+
+def test_the_first_format_is_still_read(tmp_path, config):
+    assert read_config(write(tmp_path, FIRST_FORMAT)) == replace(config, library_version="0.1.0", trained=True, base_model=None)
+    with pytest.raises(ModelFolderError, match="unknown key 'treshold'"):
+        read_config(write(tmp_path, {**json.loads(FIRST_FORMAT), "treshold": 1}))
+    with pytest.raises(ModelFolderError, match="missing key threshold"):
+        read_config(write(tmp_path, {key: value for key, value in json.loads(FIRST_FORMAT).items() if key != "threshold"}))
 
 
 def test_multiclass_labels_are_their_own_table(config):
@@ -88,6 +113,10 @@ def test_the_configuration_keeps_no_reference_to_the_arguments_given(config):
         ({"license": ""}, "license must be a text"),
         ({"license": 3}, "license must be a text"),
         ({"library_version": None}, "library_version must be a text"),
+        ({"trained": None}, "trained must be true or false, found None"),
+        ({"base_model": "org/name"}, "base_model must be org/name@commit or null"),
+        ({"base_model": 3}, "base_model must be"),
+        ({"base_model": "../x/y@" + 40 * "0"}, "base_model must be"),
     ],
 )
 def test_a_value_of_the_wrong_kind_is_refused(config, changes, said):
@@ -101,8 +130,9 @@ def test_a_value_of_the_wrong_kind_is_refused(config, changes, said):
     ("changes", "said"),
     [
         ({"library": "timm"}, "not a spinevision model"),
-        ({"format_version": 2}, "upgrade spinevision"),
-        ({"format_version": 2, "new_key": 1}, "upgrade spinevision"),
+        ({"format_version": 3}, "upgrade spinevision"),
+        ({"format_version": 3, "new_key": 1}, "upgrade spinevision"),
+        ({"model_type": "bert"}, "model_type is 'bert', but the rest makes it 'spinevision'"),
         ({"format_version": 0}, "format_version must be"),
         ({"format_version": True}, "format_version must be"),
         ({"format_version": "1"}, "format_version must be"),

@@ -9,8 +9,6 @@ import pickle
 import re
 import resource
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -19,7 +17,6 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from loopback_hub import _Handler, serve
 from safetensors.torch import load_file, save_file
 
 from spinevision import SpineModel, SpineSegmenter
@@ -488,67 +485,6 @@ def test_a_hint_that_plain_data_cannot_have_is_a_mistake_of_the_class() -> None:
 
 
 # The Hub
-
-_HUB_USER = """
-import sys, torch
-from spinevision import SpineModel, UNet
-torch.set_num_threads(1)
-if sys.argv[1] == "push":
-    model = SpineModel.from_checkpoint(sys.argv[2])
-    print(model.push_to_hub("org/nerve", license="apache-2.0", tag="v1").commit)
-else:
-    model = SpineModel.from_pretrained("org/nerve@v1")
-    frames, logits = torch.load(sys.argv[2])
-    with torch.no_grad():
-        print(model.hub_info.commit, torch.equal(model(frames), logits), model.threshold, model.temperature)
-"""
-
-
-@pytest.mark.network
-@pytest.mark.slow
-def test_a_pushed_model_comes_back_in_another_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = UNet(["nerve"], width=2).eval()
-    model.set_operating_point({"threshold": 0.375, "temperature": 1.5})
-    torch.save(checkpoint(model), tmp_path / "a.ckpt")
-    frames = torch.randn(1, 3, 40, 30)
-    with torch.no_grad():
-        torch.save((frames, model(frames)), tmp_path / "expected.pt")
-    monkeypatch.setattr(_Handler, "disable_nagle_algorithm", True)
-    monkeypatch.setenv("HF_TOKEN", "hf_test")
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-
-    def run(*arguments: object) -> list[str]:
-        command = [sys.executable, "-c", _HUB_USER, *map(str, arguments)]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-
-    with serve(tmp_path / "server", token="hf_test") as hub:
-        monkeypatch.setenv("HF_ENDPOINT", hub.endpoint)
-        (commit,) = run("push", tmp_path / "a.ckpt")
-        assert run("load", tmp_path / "expected.pt") == [commit, "True", "0.375", "1.5"]
-
-
-def test_a_push_needs_a_licence_and_a_folder_that_loads_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    from spinevision.models import persistence
-
-    uploads: list[Path] = []
-    monkeypatch.setattr(persistence, "push_folder", lambda folder, *_, **__: uploads.append(folder))
-    monkeypatch.setattr(persistence, "read_card", lambda *_, **__: "# My own words\n")
-    model = UNet(["nerve"], width=1)
-    assert "license is required" in refused(lambda: model.push_to_hub("org/name"))
-    record = persistence.golden_record
-    monkeypatch.setattr(persistence, "golden_record", lambda model: {**record(model), "logits": torch.ones(1, 1, 64, 64)})
-    assert "does not give the outputs" in refused(lambda: model.push_to_hub("org/name", license="mit"))
-    assert not uploads
-
-    def keep(folder: Path, repo_id: str, **options: object) -> None:
-        uploads.append(folder)
-        assert (repo_id, options["tag"]) == ("org/name", "v2")
-        assert "# My own words" in (folder / "README.md").read_text()
-
-    monkeypatch.setattr(persistence, "golden_record", record)
-    monkeypatch.setattr(persistence, "push_folder", keep)
-    model.push_to_hub("org/name", license="mit", tag="v2")
-    assert len(uploads) == 1
 
 
 def test_from_pretrained_takes_exactly_the_promised_arguments() -> None:

@@ -33,7 +33,7 @@ def describe_machine(device: torch.device, threads: int) -> dict[str, Any]:
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": str(device),
-        "cpu": _cpu_field("model name") or platform.processor() or platform.machine(),
+        "cpu": _processor(),
         "cores": usable,
         "threads": threads,
         "instructions": [name for name in INSTRUCTIONS if name in (_cpu_field("flags") or _cpu_field("Features") or "").split()],
@@ -57,6 +57,16 @@ def in_words(machine: dict[str, Any]) -> str:
     commit = machine["commit"] or "not in a clone"
     load = "unknown" if machine["load_before"] is None else machine["load_before"]
     return f"{hardware}. Threads: {machine['threads']}; load before: {load}. {versions}. Commit: {commit}."
+
+
+def hardware(device: torch.device, count: int = 1) -> str:
+    """What something ran on, in a few words: the device, or how many of it."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor() if device.type == "cpu" else device.type
+    return f"{count} x {name}" if count > 1 else name
+
+
+def _processor() -> str:
+    return _cpu_field("model name") or platform.processor() or platform.machine()
 
 
 def _cpu_field(name: str) -> str | None:
