@@ -20,7 +20,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="of the only frames that the file will take, in pixels, which makes it faster (default: any)",
     )
     parser.add_argument("--output", type=Path, help="the file (default: the model's name in this folder, .onnx, .pt2 or .xml)")
-    parser.add_argument("--license", help="of the weights, as the Hub names it; written into the file")
+    parser.add_argument("--license", help="of the weights, written into the file (default: what their folder says)")
 
 
 def run(arguments: argparse.Namespace) -> str:

@@ -62,8 +62,11 @@ def run(arguments: argparse.Namespace) -> str:
         known |= kept
     given = {name: getattr(arguments, name) for name in _QUESTIONS}
     known |= {name: value for name, value in given.items() if value is not None}
+    needed = [*_QUESTIONS] if model.trained else ["license"]
     if sys.stdin.isatty():
-        _ask(known, [*_QUESTIONS] if model.trained else ["license"])
+        _ask(known, needed)
+    if missing := [f"{_QUESTIONS[name][0]} ({_QUESTIONS[name][1]})" for name in needed if known.get(name) in (None, "")]:
+        raise ModelFolderError(f"this must be said of {'trained' if model.trained else 'all'} weights first: {'; '.join(missing)}")
     license_name = known.pop("license", None)
     check_publishable(model_config(model, license_name, known))
     if source.is_dir():

@@ -119,6 +119,9 @@ def results_markdown(results: Mapping[str, Any] | None) -> str:
         keys = list(dict.fromkeys(key for scores in columns.values() for key in scores))
         rows = [[cell(_title(key)), *(scores.get(key, "not defined") for scores in columns.values())] for key in keys]
         parts.append(table(["", *map(cell, columns)], rows))
+        if any("_interval" in key for scores in classes.values() for key in scores):
+            unit = results.get("interval_unit") or results.get("unit") or "group"
+            parts.append(f"In brackets: 95 % intervals over {cell(unit)}s.")
     return "\n\n".join(parts) or "No results have been measured for these weights."
 
 

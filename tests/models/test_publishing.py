@@ -222,7 +222,7 @@ def test_the_command_refuses_in_a_sentence(hub: Hub, tmp_path: Path, capsys: pyt
     trained(tiny()).save_pretrained(tmp_path / "model")
     assert main(["push", str(tmp_path / "model"), "org/m", "--license", "mit"]) == 2
     told = capsys.readouterr().err
-    assert "provenance is required to push trained weights and lacks data_source" in told and "Traceback" not in told
+    assert "this must be said of trained weights first: --data-source (where the training data came from); --patients" in told
     assert not (tmp_path / "model" / "publication.json").exists()
 
 

@@ -50,7 +50,7 @@ def export(
         path: ends in ``.onnx``, ``.pt2`` (torch.export) or ``.xml`` (OpenVINO, whose weights lie beside it as ``.bin``).
         size: height and width (pixels) of the only frames that the file will take; None for any. Networks with windows or
             tables of positions need it if the model does not resize.
-        license: of the weights, as the Hub names it; written into the file.
+        license: of the weights, as the Hub names it, written into the file; None takes what their folder says.
 
     Returns:
         What the file says of itself.
@@ -70,7 +70,7 @@ def export(
     model = _plain(model)
     with model.evaluating():
         program, least = _trace(model, size, doubles=form != "openvino")
-        description = replace(_describe(model, form), size=None if size is None else [*size], least_side=least, license=license)
+        description = replace(_describe(model, form, license), size=None if size is None else [*size], least_side=least)
         with _written(program, description, path) as temporary:
             compare(temporary, model)
     return description
@@ -91,7 +91,7 @@ def _plain(model: SpineModel) -> SpineModel:
     return copy.deepcopy(model).cpu().float()
 
 
-def _describe(model: SpineModel, form: Format) -> Description:
+def _describe(model: SpineModel, form: Format, license_name: str | None) -> Description:
     libraries = ("torch", "numpy", *_NEEDED[form])
     return Description(
         architecture=type(model).__name__,
@@ -104,7 +104,7 @@ def _describe(model: SpineModel, form: Format) -> Description:
         size=None,
         least_side=1,
         preprocess=model.preprocess.config(),
-        license=None,
+        license=license_name or model.license,
         encoder=None if model.encoder_source is None else asdict(model.encoder_source),
         versions={"spinevision": spinevision.__version__, **{name: importlib.metadata.version(name) for name in libraries}},
     )
