@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
+import zlib
 from pathlib import Path
 from typing import BinaryIO, Protocol, runtime_checkable
 
@@ -172,6 +173,8 @@ def write_image(image: np.ndarray | Image.Image, path: str | Path) -> None:
     with atomic_file(path) as temporary:
         if Path(path).suffix.lower() in {".jpg", ".jpeg"}:
             picture.save(temporary, quality=95, subsampling=0)
+        elif picture.mode == "L":
+            picture.save(temporary, compress_type=zlib.Z_RLE)  # of masks it finds as much in two thirds of the time
         else:
             picture.save(temporary)
 
