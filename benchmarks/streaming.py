@@ -55,7 +55,7 @@ def prepared_frames(model: SpineSegmenter, video: Path | None, count: int) -> li
 
 
 def settle(model: SpineSegmenter, frames: list[Tensor]) -> None:
-    """Give the batch normalisations the statistics of a clip, and scales that damp, as random ones amplify rounding a hundredfold."""
+    """Give the batch normalisations the statistics of a clip, and scales that damp: random ones amplify rounding errors."""
     norms = [module for module in model.network.modules() if isinstance(module, nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
