@@ -23,7 +23,7 @@ $(VENV)/demo.stamp: pyproject.toml constraints.txt
 
 $(VENV)/test.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/pip install --constraint constraints.txt --editable ".[test,export]"
+	$(VENV)/bin/pip install --constraint constraints.txt --editable ".[test,export,demo]"
 	touch $@
 
 clean:

@@ -28,6 +28,7 @@ from spinevision.commands import (
     predict,
     push,
     readers,
+    space,
 )
 
 COMMANDS: dict[str, tuple[ModuleType, str]] = {
@@ -40,6 +41,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "readers": (readers, "compare the masks of several people with a reference, with each other and with a model"),
     "explain": (explain, "show what in a frame a model's answer comes from, and whether that can be believed"),
     "push": (push, "upload a trained model to the Hub with its card, loaded back and compared first"),
+    "space": (space, "open a page on this machine in which a model is tried on images and clips"),
     "export": (export, "write a model as one file for another engine, with preprocessing and threshold inside"),
     "benchmark": (benchmark, "measure latency, rate and memory, against other engines in the same run"),
     "list": (catalogue, "list the models that can be trained, with parameters, cost, paper and reported result"),

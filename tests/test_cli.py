@@ -49,7 +49,21 @@ def test_help_is_quick_and_imports_nothing_heavy() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "predict", "evaluate", "readers", "explain", "list", "data", "data check", "data phantom"]
+    "command",
+    [
+        "demo",
+        "predict",
+        "evaluate",
+        "readers",
+        "explain",
+        "push",
+        "space",
+        "list",
+        "data",
+        "data check",
+        "data phantom",
+        "data push",
+    ],
 )
 def test_every_command_has_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
     with pytest.raises(SystemExit) as end:

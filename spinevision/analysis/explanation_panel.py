@@ -41,8 +41,8 @@ def draw_panel(explanation: Explanation) -> Image.Image:
     """The panel: six pictures, each with its caption, and below them the sentences."""
     frame = explanation.frame
     cells = [(Image.fromarray(frame), "Frame"), (_answer(explanation), f"What the model answers; explained: {explanation.target}")]
-    cells += [(_heat(frame, values), _caption(explanation, name)) for name, values in explanation.maps.items()]
-    cells += [(_heat(frame, explanation.random_map), "FullGrad with random weights")]
+    cells += [(draw_heat(frame, values), _caption(explanation, name)) for name, values in explanation.maps.items()]
+    cells += [(draw_heat(frame, explanation.random_map), "FullGrad with random weights")]
     pictures = [ImageOps.contain(picture, (_CELL, _CELL)) for picture, _ in cells]
     captions = [_wrap(caption, _LETTERS) for _, caption in cells]
     text = _wrap("\n".join(explanation.sentences), _COLUMNS * _LETTERS)
@@ -91,7 +91,7 @@ def _answer(explanation: Explanation) -> Image.Image:
     return picture
 
 
-def _heat(frame: np.ndarray, values: np.ndarray) -> Image.Image:
+def draw_heat(frame: np.ndarray, values: np.ndarray) -> Image.Image:
     """A map in colours, dark for its least value, over the frame in grey; a flat map is all dark."""
     values = np.nan_to_num(values, posinf=0)  # random weights may give anything
     values = values - values.min()
