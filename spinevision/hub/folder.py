@@ -27,7 +27,7 @@ INDEX = "model.safetensors.index.json"
 GOLDEN = "golden.safetensors"
 CARD = "README.md"
 RESULTS = "results.json"
-TEXT_FILES = frozenset({CARD, RESULTS, "LICENSE", "CITATION.bib", "handler.py", "requirements.txt"})
+TEXT_FILES = frozenset({CARD, RESULTS, "LICENSE", "CITATION.bib", "handler.py", "requirements.txt", "preprocessor_config.json"})
 """The text files that may lie beside the weights and are uploaded with them."""
 EXAMPLE = re.compile(r"examples/[a-z0-9-]{1,64}\.(png|jpg)")
 """Example frames and their overlays, for the card; at most :data:`MAX_EXAMPLES` of them."""
