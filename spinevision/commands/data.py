@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 
@@ -26,6 +27,34 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--classes", choices=["nerve", "tissue"], default="nerve", help="one class or several (default: %(default)s)"
     )
     phantom.add_argument("--seed", type=int, default=0, help="another seed draws other patients (default: %(default)s)")
+    push = tasks.add_parser(
+        "push", help="upload a dataset folder to the Hub as parquet files with a card, privately unless told otherwise"
+    )
+    push.set_defaults(task=_push)
+    push.add_argument("folder", type=Path, help="dataset folder")
+    push.add_argument("repo_id", metavar="REPO", help="org/name on the Hub; made when it does not exist")
+    push.add_argument("--license", help="licence of frames and masks, as cc-by-nc-4.0")
+    push.add_argument("--source", help="where, when and in which procedures the frames were recorded")
+    push.add_argument("--consent", help="how the patients consented, or why that was not needed")
+    push.add_argument("--ethics", help="which committee approved it and under which number, or why that was not needed")
+    push.add_argument("--device", help="endoscope, camera and light")
+    push.add_argument("--annotation", help="who drew the masks, and how")
+    push.add_argument(
+        "--column",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="upload this column of the table too; may be given several times",
+    )
+    push.add_argument("--skip-damaged", action="store_true", help="leave out frames that cannot be read, with a count")
+    visibility = push.add_mutually_exclusive_group()
+    visibility.add_argument(
+        "--private", dest="private", action="store_true", default=None, help="a new repository is private (default)"
+    )
+    visibility.add_argument("--public", dest="private", action="store_false", help="a new repository is public")
+    push.add_argument("--branch", help="commit to this branch, made when it does not exist")
+    push.add_argument("--tag", help="tag the new commit")
+    push.add_argument("--yes", action="store_true", help="do not ask whether what is listed may leave this machine")
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -57,3 +86,37 @@ def _phantom(arguments: argparse.Namespace) -> str:
         progress=True,
     )
     return f"wrote {folder}"
+
+
+def _push(arguments: argparse.Namespace) -> str:
+    from spinevision.data.push import all_statements, lacking, push_dataset, require_statements
+    from spinevision.data.push_plan import plan_push
+    from spinevision.hub.dataset_card import STATEMENTS
+    from spinevision.hub.dataset_repo import dataset_state
+
+    place = {"private": arguments.private, "branch": arguments.branch, "tag": arguments.tag}
+    state = dataset_state(arguments.repo_id, **place)
+    statements = all_statements({name: getattr(arguments, name) or "" for name in STATEMENTS}, state.card)
+    people = sys.stdin.isatty()
+    if people:
+        for name in lacking(statements):
+            statements[name] = _asked(f"{name} ({STATEMENTS[name]}): ")
+    require_statements(arguments.repo_id, statements)
+    plan = plan_push(arguments.folder, columns=arguments.column, skip_damaged=arguments.skip_damaged)
+    where = f"{arguments.repo_id}, which {'is' if state.commit else 'will be'} {'private' if state.private else 'public'}"
+    print(f"{plan.summary()}\nit would go to {where}")  # noqa: T201  # before the question
+    if people and not arguments.yes and _asked("Upload this? [y/N] ").lower() not in ("y", "yes"):
+        return "nothing was uploaded"
+    info = push_dataset(plan, arguments.repo_id, statements, **place)
+    return (
+        f"pushed to {info.repo_id}, commit {info.commit}\n"
+        f'it is read with SpineDataModule(root="{info.repo_id}")\n'
+        "who may see the repository sees every frame: before it becomes public, turn on gated access in its settings"
+    )
+
+
+def _asked(question: str) -> str:
+    try:
+        return input(question).strip()
+    except EOFError:
+        return ""

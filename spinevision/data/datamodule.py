@@ -33,15 +33,19 @@ logger = logging.getLogger(__name__)
 
 
 class SpineDataModule(LightningDataModule):
-    """Feeds any model from a folder of frames and masks, a ``datasets.Dataset`` or a dataset on the Hub.
+    """Feeds any model from a folder of frames and masks, a table or stream of ``datasets``, or a dataset on the Hub.
 
     What the model needs (classes, preprocessing, single frames or clips, masks or presence) is read from the trainer's model;
     every file is read once before the first step, so that a damaged one is found at once. Frames travel as uint8; augmentation
     and normalisation run on the device. A segmenter and a classifier get the same parts, so that both halves of a cascade leave
     the same patients for the test. Augmentation can move a small structure out of a frame that is said to hold it.
 
+    The same frames give the same batches whether they come from a folder, a table, a stream or the Hub. A stream is read once, at
+    set-up, and kept on disk as it is encoded while training runs: it is never in memory as a whole, nor on disk decoded.
+
     Args:
-        root: dataset folder, ``datasets.Dataset`` or Hub id.
+        root: dataset folder, Hub id ("org/name" or "org/name@revision"), or a table or stream of ``datasets``. From the Hub every
+            file is of one commit, with the token that is logged in; with another token give ``load_dataset(..., token=...)``.
         split_by: ``patient`` or ``sequence``; None takes patients, or sequences where no patient is known.
         fractions: shares of frames for train, validation and test, as in Peng et al. 2023; a ``split`` column wins over them.
         seed: of the split and of the draws of ``positive_fraction``.
@@ -60,7 +64,7 @@ class SpineDataModule(LightningDataModule):
 
     def __init__(
         self,
-        root: str | Path | datasets.Dataset | datasets.DatasetDict,
+        root: str | Path | datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict,
         split_by: Unit | None = None,
         fractions: Sequence[float] = (0.65, 0.175, 0.175),
         seed: int = 0,

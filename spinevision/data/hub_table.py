@@ -1,13 +1,16 @@
-"""The frames of a ``datasets.Dataset``, given or loaded from the Hub."""
+"""The frames of a table or stream of ``datasets``, given or loaded from the Hub."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinevision.data.answers import EXPECTED, read_answers
 from spinevision.data.found import DatasetError, FoundFrame, TableImage
-from spinevision.data.table import cell_text
+from spinevision.data.stream import stored
+from spinevision.data.table import CLASSES_COLUMN, cell_text
+from spinevision.labels import MaskCodes
 
 if TYPE_CHECKING:
     import datasets
@@ -15,42 +18,45 @@ if TYPE_CHECKING:
 _MASK_COLUMNS = ("mask", "annotation", "label", "segmentation")
 
 
-def load_table(repo_id: str) -> tuple[Any, Path | None]:
-    """Load a dataset from the Hub, and its ``classes.json`` where it has one.
+def load_table(source: str, token: str | bool | None) -> tuple[Any, Path | None]:
+    """Load a dataset from the Hub, and its ``classes.json`` where it has one; both from one commit.
 
     Raises:
         DatasetError: it cannot be loaded; the sentence says why.
     """
     import datasets
 
-    from spinevision.hub.transport import dataset_file
+    from spinevision.hub.dataset_repo import CLASSES, dataset_folder
 
     try:
-        classes = dataset_file(repo_id, "classes.json")
-        return datasets.load_dataset(repo_id), classes
+        folder, _ = dataset_folder(source, token=token)
+        table = datasets.load_dataset(str(folder))
     except Exception as error:  # offline, refused, gone, or a dataset that does not fit: the library raises anything
-        raise DatasetError(f"there is no folder {repo_id} here, and from the Hub: {' '.join(str(error).split())}") from error
+        raise DatasetError(f"there is no folder {source} here, and from the Hub: {' '.join(str(error).split())}") from error
+    return table, folder / CLASSES if (folder / CLASSES).is_file() else None
 
 
-def frames_of_table(data: Any, source: str) -> list[FoundFrame]:
-    """The frames of a ``Dataset`` or ``DatasetDict``; nothing is decoded.
+def frames_of_table(data: Any, source: str) -> tuple[list[FoundFrame], set[str]]:
+    """The frames of a table, a stream, or several of them by part; nothing is decoded.
+
+    Returns:
+        The frames, and what the column that says what mask values mean holds (:func:`codes_of` reads it).
 
     Raises:
         DatasetError: something else, or a table without the columns.
     """
     import datasets
 
-    if isinstance(data, datasets.Dataset):
+    if isinstance(data, (datasets.Dataset, datasets.IterableDataset)):
         parts = {"": data}
-    elif isinstance(data, datasets.DatasetDict):
+    elif isinstance(data, (datasets.DatasetDict, datasets.IterableDatasetDict)):
         parts = dict(data) if set(data) != {"train"} else {"": data["train"]}  # what was never divided is called "train"
     else:
-        raise DatasetError(
-            f"expected a folder, a Hub id, a datasets.Dataset or a DatasetDict, found {type(data).__name__}"
-            + ("; load it without streaming" if "Iterable" in type(data).__name__ else "")
-        )
-    found = []
-    for part_name, part in parts.items():
+        raise DatasetError(f"expected a folder, a Hub id, or a table or stream of datasets, found {type(data).__name__}")
+    found, told = [], set[str]()
+    for part_name, table_or_stream in parts.items():
+        part = stored(table_or_stream, source) if isinstance(table_or_stream, datasets.IterableDataset) else table_or_stream
+        told.update(filter(None, part.unique(CLASSES_COLUMN)) if CLASSES_COLUMN in part.column_names else ())
         pictures = [name for name, feature in part.features.items() if isinstance(feature, datasets.Image)]
         mask_column = next((name for name in _MASK_COLUMNS if name in pictures), None)
         records = _records(part, part_name)
@@ -74,7 +80,26 @@ def frames_of_table(data: Any, source: str) -> list[FoundFrame]:
             name = f"{Path(path).name or 'frame'} ({place})"
             mask = TableImage(masks, index, f"the mask of {name}") if masks and masked[index] else None
             found.append(FoundFrame(place, name, TableImage(images, index, name), mask, record))
-    return found
+    return found, told
+
+
+def codes_of(told: set[str], source: str) -> MaskCodes | None:
+    """What mask values mean by what a table says of itself (:data:`spinevision.data.table.CLASSES_COLUMN`).
+
+    Raises:
+        DatasetError: it says several things, or nothing that can be read.
+    """
+    if len(told) > 1:
+        raise DatasetError(
+            f"{source} is put together of tables whose mask values mean different things ({' and '.join(sorted(told))}); "
+            "give them one by one, or give classes"
+        )
+    try:
+        return MaskCodes(json.loads(next(iter(told)))) if told else None
+    except (ValueError, AttributeError) as error:
+        raise DatasetError(
+            f"the column {CLASSES_COLUMN} of {source} cannot be read ({error}); remove it, or give classes"
+        ) from error
 
 
 def _records(part: datasets.Dataset, part_name: str) -> list[tuple[str, dict[str, Any]]]:
@@ -83,7 +108,7 @@ def _records(part: datasets.Dataset, part_name: str) -> list[tuple[str, dict[str
 
     columns: dict[str, list[Any]] = {}
     for name, feature in part.features.items():
-        if isinstance(feature, (datasets.Value, datasets.ClassLabel)):
+        if isinstance(feature, (datasets.Value, datasets.ClassLabel)) and name != CLASSES_COLUMN:
             columns[name] = part.select_columns([name])[:][name]
         if isinstance(feature, datasets.ClassLabel):
             columns[name] = [None if cell is None or cell < 0 else feature.int2str(cell) for cell in columns[name]]

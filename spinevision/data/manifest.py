@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from spinevision.data.answers import EXPECTED, read_answers
 from spinevision.data.found import DatasetError, FoundFrame, TableImage
-from spinevision.data.hub_table import frames_of_table, load_table
+from spinevision.data.hub_table import codes_of, frames_of_table, load_table
 from spinevision.data.table import COLUMNS, cell_text, read_table
 from spinevision.data.wording import counted, listed
+from spinevision.hub.dataset_repo import is_hub_id
 from spinevision.images import FRAME_SUFFIXES
 from spinevision.labels import MaskCodes
 
@@ -108,28 +108,39 @@ class Manifest:
 
 
 def read_manifest(
-    root: str | Path | datasets.Dataset | datasets.DatasetDict, classes: Mapping[int, str] | str | Path | None = None
+    root: str | Path | datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict,
+    classes: Mapping[int, str] | str | Path | None = None,
+    *,
+    token: str | bool | None = None,
 ) -> Manifest:
-    """Read a dataset folder, a ``datasets.Dataset`` or a dataset on the Hub ("org/name").
+    """Read a dataset folder, a ``datasets`` table or stream, or a dataset on the Hub ("org/name" or "org/name@revision").
+
+    A stream (``load_dataset(..., streaming=True)``) is read once, from its beginning to its end, and its encoded pictures are kept
+    on disk while the program runs; memory holds a few of them at a time.
 
     Args:
         root: the folder (``images/``, ``masks/``, ``metadata.csv`` or ``.jsonl``, ``classes.json``), the dataset, or a Hub id.
             A folder without a table pairs ``images/a.jpg`` with ``masks/a.png``. A column of the table with 0, 1, true, false,
             yes, no or nothing, named as a class or ``presence``, says of each frame whether that is in it; for a classifier it
             goes before what the mask shows, and with it a frame needs no mask.
-        classes: pixel values and class names, or a path to such a JSON file; by default the dataset's own ``classes.json``.
+        classes: pixel values and class names, or a path to such a JSON file; by default the dataset's own ``classes.json``, on the
+            Hub from the same commit as the frames, or what a table that was pushed says of itself.
+        token: for the Hub; None for the one that is logged in, False for none.
 
     Raises:
         DatasetError: nothing usable there, or the Hub cannot be reached; the sentence says what is missing.
     """
     codes = _codes(classes)
-    if not isinstance(root, (str, Path)):
+    folder = Path(root).expanduser() if isinstance(root, (str, Path)) else None
+    if isinstance(root, str) and folder is not None and not folder.exists() and is_hub_id(root):
+        table, classes_file = load_table(root, token)
+        repo_id = root.partition("@")[0]
+        frames, told = frames_of_table(table, repo_id)
+        return _manifest(repo_id, frames, codes or _codes(classes_file) or codes_of(told, repo_id))
+    if folder is None:
         source = "the dataset given"
-        return _manifest(source, frames_of_table(root, source), codes)
-    folder = Path(root).expanduser()
-    if isinstance(root, str) and not folder.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", root):
-        table, classes_file = load_table(root)
-        return _manifest(root, frames_of_table(table, root), codes or _codes(classes_file))
+        frames, told = frames_of_table(root, source)
+        return _manifest(source, frames, codes or codes_of(told, source))
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; give a dataset folder with {_LAYOUT}, or a Hub id")
     if codes is None and (folder / "classes.json").exists():
@@ -155,7 +166,7 @@ def table_rows(folder: Path) -> list[Row]:
     Raises:
         DatasetError: a table that cannot be used.
     """
-    return [_row(frame, {}) for frame in _found_frames(folder)] if _table_of(folder) else []
+    return [to_row(frame, {}) for frame in found_frames(folder)] if _table_of(folder) else []
 
 
 def _table_of(folder: Path) -> Path | None:
@@ -165,7 +176,12 @@ def _table_of(folder: Path) -> Path | None:
     return tables[0] if tables else None
 
 
-def _found_frames(folder: Path) -> list[FoundFrame]:
+def found_frames(folder: Path) -> list[FoundFrame]:
+    """Every frame of a folder, with a mask or without, and the cells of its row.
+
+    Raises:
+        DatasetError: a table that cannot be used, or no frames.
+    """
     table = _table_of(folder)
     try:
         records = read_table(table) if table else _pair_by_name(folder)
@@ -182,7 +198,7 @@ def _found_frames(folder: Path) -> list[FoundFrame]:
 
 
 def _from_folder(folder: Path, codes: MaskCodes | None) -> Manifest:
-    found = _found_frames(folder)
+    found = found_frames(folder)
     names = {frame.name for frame in found}
     mask_names = {frame.mask.relative_to(folder).as_posix() for frame in found if isinstance(frame.mask, Path)}
     unlisted, stray = (
@@ -229,7 +245,12 @@ def _inside(cell: Any, number: int, folder: Path) -> str:
 # Rows
 
 
-def _row(frame: FoundFrame, presence: Mapping[str, bool]) -> Row:
+def to_row(frame: FoundFrame, presence: Mapping[str, bool]) -> Row:
+    """The record of a frame.
+
+    Raises:
+        DatasetError: a frame index or a part that cannot be.
+    """
     patient, sequence, index, split = (cell_text(frame.record.get(column)) for column in COLUMNS)
     try:
         number = float(index or 0)
@@ -248,8 +269,8 @@ def _manifest(
 ) -> Manifest:
     answers = read_answers([(frame.place, frame.record) for frame in found])
     told = list(zip(found, answers.rows, strict=True))
-    rows = tuple(_row(frame, presence) for frame, presence in told if frame.mask is not None)
-    answered = tuple(_row(frame, presence) for frame, presence in told if frame.mask is None and presence)
+    rows = tuple(to_row(frame, presence) for frame, presence in told if frame.mask is not None)
+    answered = tuple(to_row(frame, presence) for frame, presence in told if frame.mask is None and presence)
     unlabelled = len(found) - len(rows)
     manifest = Manifest(source, rows, codes, unlabelled, unlisted, stray, answered, answers.columns, answers.others)
     if not answered:

@@ -12,6 +12,9 @@ from typing import Any
 COLUMNS = ("patient_id", "sequence_id", "frame_index", "split")
 """What a row says of a frame besides its files, by the name of the column."""
 
+CLASSES_COLUMN = "mask_classes"
+"""Of a table on the Hub: what ``classes.json`` says, the same in every row, so that a table that travels alone still says it."""
+
 Record = tuple[int, dict[str, Any]]
 """The number of a row, as a spreadsheet or an editor counts it, and its cells by column name."""
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.resources
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
-from spinevision.hub.config import LIBRARY, ModelConfig, ModelFolderError
+from spinevision.hub.card_text import fill, merge_metadata, read_metadata, renew, shared, split_card, unreadable
+from spinevision.hub.config import LIBRARY, ModelConfig
 from spinevision.hub.folder import EXAMPLE
 from spinevision.hub.markdown import bullets, cell, table
 from spinevision.hub.model_index import hub_datasets, is_ours, metric_names, model_index, results_markdown, task_of
@@ -19,12 +17,8 @@ from spinevision.labels import IGNORE_INDEX, LabelSpace
 TASK_TAGS = {"image-segmentation": ("semantic-segmentation",)}
 TAGS = ("medical", "endoscopy", "spine", "pytorch", "lightning")
 
-_BLOCK = re.compile(r"<!-- spinevision:(\w+) -->\n.*?\n<!-- /spinevision:\1 -->", re.DOTALL)
-_MARK = re.compile(r"<!-- /?spinevision:\w+ -->")
+_NAME = "model card"
 _INDEX, _WIDGET = "model-index", "widget"
-_FIRST = "status"
-"""The block that stands before everything else."""
-_FRONT = re.compile(r"\A\s*---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 
 
 def render_card(
@@ -56,87 +50,42 @@ def render_card(
     Raises:
         ModelFolderError: an existing card whose marks or metadata are damaged.
     """
-    card = _fill(_template(), {**_values(config, results, text, repo_id), "examples": _gallery(widget)})
-    if existing is None:
-        return _front_matter(config, "", results, widget) + card
-    existing = existing.removeprefix("\ufeff").replace("\r\n", "\n")
-    front = _FRONT.match(existing)
-    metadata, body = (front[1] or "", existing[front.end() :]) if front else ("", existing)
-    return _front_matter(config, metadata, results, widget) + _renew(body.lstrip("\n"), card)
+    card = fill(_template(), {**_values(config, results, text, repo_id), "examples": _gallery(widget)})
+    metadata, body = split_card(existing)
+    return _front_matter(config, metadata, results, widget) + (card if existing is None else renew(body, card, _NAME))
 
 
 def _template() -> str:
     return importlib.resources.files(LIBRARY).joinpath("model_cards", "template.md").read_text(encoding="utf-8")
 
 
-def _fill(template: str, values: dict[str, str]) -> str:
-    filled = re.sub(r"\{\{(\w+)\}\}", lambda match: values[match[1]], template)
-    return re.sub(r"\n{3,}", "\n\n", filled)
-
-
-def _renew(body: str, card: str) -> str:
-    """Put our blocks of ``card`` in place of those in ``body``."""
-    fresh = {match[1]: match[0] for match in _BLOCK.finditer(card)}
-    present = [match[1] for match in _BLOCK.finditer(body)]
-    if len(set(present)) != len(present) or len(_MARK.findall(body)) != 2 * len(present):
-        raise ModelFolderError(
-            "the existing model card has spinevision marks that are doubled or lack their other half; "
-            "restore them, or remove them all to have the blocks added anew"
-        )
-    renewed = _BLOCK.sub(lambda match: fresh.get(match[1], match[0]), body)
-    lost = {name: block for name, block in fresh.items() if name not in present}
-    first = [lost.pop(_FIRST)] if _FIRST in lost else []
-    return "\n\n".join([*first, renewed.rstrip("\n"), *lost.values()]) + "\n"
-
-
 def _front_matter(config: ModelConfig, metadata: str, results: dict[str, Any] | None, widget: Sequence[Mapping[str, Any]]) -> str:
-    """Our keys first, then the lines of all other keys as they stand, so that no value or comment of a person changes.
+    """Tags, datasets, metrics, model-index and widget are shared: ours, then a person's.
 
-    Tags, datasets, model-index and widget are shared: ours, then a person's. Ours in the last two are made anew, or go where there
-    is nothing to tell.
+    Ours in the last two are made anew, or go where there is nothing to tell.
     """
+    known, task = read_metadata(metadata, _NAME), task_of(config.architecture)
+    ours: dict[str, Any] = {"library_name": LIBRARY, "pipeline_tag": task}
+    if config.license:
+        ours["license"] = config.license
+    if config.base_model:
+        ours |= {"base_model": config.base_model.partition("@")[0], "base_model_relation": "finetune"}
+    measured = _measured(config, results)
     try:
-        known = yaml.safe_load(metadata) or {}
-        task = task_of(config.architecture)
-        ours: dict[str, Any] = {
-            "library_name": LIBRARY,
-            "pipeline_tag": task,
-            "tags": _shared([*TAGS, *TASK_TAGS.get(task, ()), config.architecture.lower()], known.get("tags")),
-        }
-        if config.license:
-            ours["license"] = config.license
-        if config.base_model:
-            ours |= {"base_model": config.base_model.partition("@")[0], "base_model_relation": "finetune"}
+        ours["tags"] = shared([*TAGS, *TASK_TAGS.get(task, ()), config.architecture.lower()], known.get("tags"))
         if trained_on := hub_datasets(results):
-            ours["datasets"] = _shared(trained_on, known.get("datasets"))
-        measured = _measured(config, results)
+            ours["datasets"] = shared(trained_on, known.get("datasets"))
         if measured:
-            ours["metrics"] = _shared(metric_names(measured), known.get("metrics"))
+            ours["metrics"] = shared(metric_names(measured), known.get("metrics"))
         for key, fresh, is_own in ((_INDEX, measured, is_ours), (_WIDGET, [*map(dict, widget)], _is_our_example)):
             if not isinstance(present := known.get(key) or [], list):
                 raise ValueError(f"its {key} is not a list")
-            kept_entries = [entry for entry in present if not is_own(entry)]
-            if fresh or len(kept_entries) < len(present):
-                ours[key] = [*fresh, *kept_entries]
-        sections = re.split(r"(?m)^(?=[^\s#\-}\]])", metadata)
-        kept = "".join(section for section in sections if section.split(":")[0].strip("\"' ") not in ours)
-        for key in (_INDEX, _WIDGET):
-            if ours.get(key) == []:  # all that was there was ours
-                del ours[key], known[key]
-        front = yaml.safe_dump(ours, sort_keys=False, allow_unicode=True) + kept
-        if {**known, **ours} != yaml.safe_load(front):
-            raise ValueError("its keys cannot be told apart")
-    except (yaml.YAMLError, ValueError, AttributeError, TypeError) as error:
-        raise ModelFolderError(
-            f"the metadata at the top of the existing model card cannot be read ({' '.join(str(error).split())}); "
-            "correct it, or remove everything between the two lines of dashes"
-        ) from error
-    return f"---\n{front}---\n\n"
-
-
-def _shared(ours: Sequence[str], theirs: Any) -> list[str]:
-    """Ours, then those of a person that are not among them."""
-    return list(dict.fromkeys([*ours, *([theirs] if isinstance(theirs, str) else theirs or [])]))
+            theirs = [entry for entry in present if not is_own(entry)]
+            if fresh or len(theirs) < len(present):
+                ours[key] = [*fresh, *theirs] or None
+    except (ValueError, TypeError) as error:
+        raise unreadable(_NAME, error) from error
+    return merge_metadata(ours, metadata, _NAME)
 
 
 def _is_our_example(entry: Any) -> bool:

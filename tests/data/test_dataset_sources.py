@@ -130,8 +130,8 @@ def test_datasets_that_do_not_fit_are_refused(folder: Path, cache: str, tmp_path
     lost = datasets.load_dataset("imagefolder", data_dir=str(folder), cache_dir=str(tmp_path / "other"))
     with pytest.raises(DatasetError, match="the dataset given has the columns image, label; expected the pictures image and mask"):
         read_manifest(lost)
-    with pytest.raises(DatasetError, match="found IterableDataset; load it without streaming"):
-        read_manifest(pictures.to_iterable_dataset())  # type: ignore[arg-type]
+    with pytest.raises(DatasetError, match="expected a folder, a Hub id, or a table or stream of datasets, found dict"):
+        read_manifest({"image": []})  # type: ignore[arg-type]
     no_image = pictures.map(
         lambda row, i: {"image": None if i == 1 else row["image"]}, with_indices=True, features=pictures.features
     )

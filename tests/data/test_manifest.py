@@ -157,7 +157,7 @@ def test_nothing_there_is_said_with_what_was_expected(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("")
     with pytest.raises(DatasetError, match="is not a folder"):
         read_manifest(tmp_path / "a.csv")
-    with pytest.raises(DatasetError, match=r"expected a folder, a Hub id, a datasets.Dataset or a DatasetDict, found int"):
+    with pytest.raises(DatasetError, match="expected a folder, a Hub id, or a table or stream of datasets, found int"):
         read_manifest(3)  # type: ignore[arg-type]
 
 
