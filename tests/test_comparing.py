@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,17 @@ def loaded(model: SpineModel, source: str, parts: dict[str, str] | None = None) 
     if parts is not None:
         splits = RunSplits("patient", {(f"images/p{p[1:]}_{i}.png", p): part for p, part in parts.items() for i in range(3)})
     return LoadedModel(model, source, splits, ClipSettings())
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _blank_figures_in_reports() -> Iterator[None]:
+    """The comparison's own are drawn; those of a report, which its own tests draw, take most of the time."""
+    blank = io.BytesIO()
+    Image.new("L", (8, 8)).save(blank, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("report", "presence_report"):
+            patch.setattr(f"spinevision.analysis.{module}.png", lambda figure: blank.getvalue())
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from spinevision.inference.compiled import CompiledCall, missing_compiler
 from spinevision.inference.rewrites import (
+    NetworkGraph,
     compose_projections,
     drop_frame_weights,
     drop_unused,
@@ -147,9 +148,10 @@ def _choose(part: SpineSegmenter, output: Output, prune: int | None) -> None:
 
 def _rewrite(network: nn.Module, example: Tensor) -> dict[str, int]:
     """Apply every exact rewrite; what they rely on decides their order."""
+    graph = NetworkGraph(network, example)
     return {
-        "unused parts dropped": drop_unused(network, example),
-        "normalisations folded": fold_normalization(network, example),
+        "unused parts dropped": drop_unused(network, graph),
+        "normalisations folded": fold_normalization(network, graph),
         "upsamplings joined": join_upsampling(network),
         "decode heads merged": merge_decode_head(network),
         "projections composed": compose_projections(network),

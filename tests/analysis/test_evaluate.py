@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gc
+import io
 import json
 import math
 import tracemalloc
@@ -47,6 +48,14 @@ def score(folder: Path, labels: list[str], **options: Any) -> tuple[dict[str, An
     evaluation = evaluate(model, manifest.rows, manifest.codes, manifest.unit, progress=False, **options)
     results = write_results(evaluation, model, manifest.codes, folder / "out", about={"model": {}, "data": {}})
     return results, evaluation
+
+
+@pytest.fixture(autouse=True)
+def _blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``test_report.py`` draws them; they take most of the time."""
+    blank = io.BytesIO()
+    Image.new("L", (8, 8)).save(blank, "PNG")
+    monkeypatch.setattr("spinevision.analysis.report.png", lambda figure: blank.getvalue())
 
 
 @pytest.fixture
@@ -293,8 +302,8 @@ def test_no_more_than_a_few_frames_are_held(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("sequence", ["", "S1"])
 def test_a_frame_leaves_less_than_two_kilobytes_behind(monkeypatch: pytest.MonkeyPatch, sequence: str) -> None:
-    """Between the 500th and the 3,000th frame; a mask is 4 KiB. Logits, outside Python's memory, must be gone."""
-    count, truth, memory = 3000, np.zeros((64, 64), np.uint8), list[int]()
+    """Between the 500th and the 1,500th frame; a mask is 4 KiB. Logits, outside Python's memory, must be gone."""
+    count, truth, memory = 1500, np.zeros((64, 64), np.uint8), list[int]()
     truth[20:40, 20:40] = 1
     seen = deque[weakref.ref[torch.Tensor]](maxlen=200)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import itertools
 import json
 import math
@@ -65,6 +66,14 @@ def study_of(root: Path, **options):
 def written(root: Path) -> tuple[Path, dict]:
     study = study_of(root, reader_groups={"Ada": "senior", "Ben": "junior", "Cy": "junior"}, margin=0.05)
     return root / "out", write_reader_results(study, root / "out", about={"source": "generated"})
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For tests of numbers and names; drawing takes most of the time."""
+    blank = io.BytesIO()
+    Image.new("L", (8, 8)).save(blank, "PNG")
+    monkeypatch.setattr("spinevision.analysis.reader_figures.png", lambda figure: blank.getvalue())
 
 
 def marks(root: Path, rater: str) -> dict[str, np.ndarray]:
@@ -194,6 +203,7 @@ def test_without_groups_no_interval_and_no_p_value(root: Path) -> None:
     assert entry["model_less_reader"]["Ben"]["p_permutation"] is None
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_people_alone(root: Path, tmp_path: Path) -> None:
     study = reader_study({name: root / name for name in PEOPLE}, root / "reference", groups=GROUPS, progress=False)
     entry = write_reader_results(study, tmp_path)["classes"]["nerve"]
@@ -203,6 +213,7 @@ def test_people_alone(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "reader_groups-nerve.png").exists()
 
 
+@pytest.mark.usefixtures("blank_figures")
 def test_several_classes_ignored_pixels_and_an_absent_class(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     for patient in range(6):

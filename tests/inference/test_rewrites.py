@@ -1,4 +1,7 @@
-"""Every rewrite changes how a network computes, not what: the same outputs to 1e-5 in float32."""
+"""Every rewrite changes how a network computes, not what: the same outputs to 1e-5 in float32.
+
+All of them together, on every architecture, are in ``test_runtime.py``.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,7 @@ from torch.nn import functional as F
 
 from spinevision import FUNet, PPLiteSeg, R2UNet, SegFormer, UNet, UNetPlusPlus
 from spinevision.inference.rewrites import (
+    NetworkGraph,
     compose_projections,
     drop_frame_weights,
     drop_unused,
@@ -24,7 +28,6 @@ from spinevision.inference.rewrites.normalization import fold
 from spinevision.inference.rewrites.upsampling import phase_convolution
 from spinevision.inference.rewrites.winograd import WinogradConv2d
 from spinevision.layers.conv import ConvNormAct
-from spinevision.models import find_architecture, list_architectures
 
 TOLERANCE = 1e-5
 
@@ -38,22 +41,6 @@ def same(network: nn.Module, rewritten: nn.Module, *shapes: tuple[int, ...]) -> 
         x = torch.randn(shape, generator=torch.Generator().manual_seed(3))
         with torch.inference_mode():
             assert moved(network(x), rewritten(x)) < TOLERANCE
-
-
-@pytest.mark.parametrize("name", list_architectures())
-def test_normalisations_fold_in_every_architecture(name: str) -> None:
-    kind = find_architecture(name)
-    network = settle(kind(labels=["presence"], **kind.SMALL).network)
-    clips = "frames" in kind.SMALL
-    shape = (1, 3, 3, 64, 64) if clips else (1, 3, 64, 64)
-    rewritten = copy.deepcopy(network)
-    norms = sum(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    folded = fold_normalization(rewritten, torch.zeros(shape))
-    left = sum(isinstance(module, nn.BatchNorm2d) for module in rewritten.modules())
-    assert folded == norms - left
-    assert left <= (0.3 if name == "ImprovedUNet" else 0.1) * norms  # that one computes some of its kernels from the frame
-    assert len(rewritten.state_dict()) < len(network.state_dict()) or norms == 0
-    same(network, rewritten, shape, (1, 3, 3, 96, 128) if clips else (2, 3, 70, 45))
 
 
 @pytest.mark.parametrize("kind", [nn.Conv2d, nn.ConvTranspose2d])
@@ -85,7 +72,7 @@ class Shared(nn.Module):
 
 def test_a_normalisation_stays_where_folding_would_change_something_else() -> None:
     network = settle(Shared())
-    assert fold_normalization(network, torch.zeros(1, 3, 8, 8)) == 0
+    assert fold_normalization(network, NetworkGraph(network, torch.zeros(1, 3, 8, 8))) == 0
     assert isinstance(network.norm, nn.BatchNorm2d)
 
 
@@ -136,14 +123,14 @@ def test_projections_go_into_the_convolutions_behind_them(recurrence: int) -> No
         nn.init.normal_(block.project.bias)  # what matters at the border
     rewritten = copy.deepcopy(network)
     assert compose_projections(rewritten) == 0  # while the normalisations are there
-    fold_normalization(rewritten, torch.zeros(1, 3, 64, 64))
+    fold_normalization(rewritten, NetworkGraph(rewritten, torch.zeros(1, 3, 64, 64)))
     assert compose_projections(rewritten) == 5  # the encoder's; the decoder's blocks narrow their input
     same(network, rewritten, (1, 3, 64, 64), (2, 3, 37, 50), (1, 3, 16, 16))
 
 
 def test_a_block_with_a_kernel_of_its_own_for_recurrence_stays() -> None:
     network = settle(R2UNet(labels=["nerve"], width=4, recurrent_kernel="separate").network)
-    fold_normalization(network, torch.zeros(1, 3, 64, 64))
+    fold_normalization(network, NetworkGraph(network, torch.zeros(1, 3, 64, 64)))
     assert compose_projections(network) == 0
 
 
@@ -178,7 +165,7 @@ def test_segformer_decoder_in_one_layer() -> None:
     network = settle(SegFormer(labels=["background", "bone", "disc"], width=8, decoder_width=16).network)
     rewritten = copy.deepcopy(network)
     assert merge_decode_head(rewritten) == 0  # while its normalisation is there
-    fold_normalization(rewritten, torch.zeros(1, 3, 64, 64))
+    fold_normalization(rewritten, NetworkGraph(rewritten, torch.zeros(1, 3, 64, 64)))
     assert merge_decode_head(rewritten) == 1
     same(network, rewritten, (1, 3, 64, 64), (2, 3, 100, 75))
 
@@ -186,7 +173,7 @@ def test_segformer_decoder_in_one_layer() -> None:
 def test_auxiliary_heads_are_dropped() -> None:
     network = PPLiteSeg(labels=["nerve"], **PPLiteSeg.SMALL).network.eval()
     rewritten = copy.deepcopy(network)
-    assert drop_unused(rewritten, torch.zeros(1, 3, 64, 64)) > 0
+    assert drop_unused(rewritten, NetworkGraph(rewritten, torch.zeros(1, 3, 64, 64))) > 0
     assert sum(p.numel() for p in rewritten.parameters()) < sum(p.numel() for p in network.parameters())
     same(network, rewritten, (1, 3, 64, 64))
 
@@ -194,7 +181,7 @@ def test_auxiliary_heads_are_dropped() -> None:
 def test_what_a_pruned_network_leaves_out_is_dropped() -> None:
     network = UNetPlusPlus(labels=["nerve"], width=4, deep_supervision=True, prune=2).network.eval()
     rewritten = copy.deepcopy(network)
-    drop_unused(rewritten, torch.zeros(1, 3, 64, 64))
+    drop_unused(rewritten, NetworkGraph(rewritten, torch.zeros(1, 3, 64, 64)))
     # Levels 0 to 2 and the nodes 0_1, 0_2 and 1_1 remain, with the head of 0_2.
     kept = {name.rpartition(".")[0] for name in rewritten.state_dict()}
     assert {name.split(".")[1] for name in kept if name.startswith("nodes")} == {"0_1", "0_2", "1_1"}
@@ -205,7 +192,7 @@ def test_what_a_pruned_network_leaves_out_is_dropped() -> None:
 
 def test_nothing_is_dropped_where_all_is_used() -> None:
     network = UNet(labels=["nerve"], width=4).network.eval()
-    assert drop_unused(network, torch.zeros(1, 3, 64, 64)) == 0
+    assert drop_unused(network, NetworkGraph(network, torch.zeros(1, 3, 64, 64))) == 0
 
 
 def test_frame_weights_change_no_mask_at_zero() -> None:

@@ -30,6 +30,8 @@ SMALL: dict[str, Callable[[], nn.Module]] = {
     "plus_plus_pruned": lambda: UNetPlusPlusNetwork(width=4, out_channels=2, deep_supervision=True, prune=2),
 }
 every_network = pytest.mark.parametrize("name", SMALL)
+not_by_default = pytest.mark.parametrize("name", ["grid", "r2_separate", "plus_plus_deep", "plus_plus_pruned"])
+"""What a model makes of its default arguments is compiled and exported in ``test_contract.py``."""
 
 
 @pytest.fixture(autouse=True)
@@ -110,7 +112,7 @@ def test_one_tiny_training_frame_is_refused_in_one_sentence(name: str) -> None:
 
 
 @pytest.mark.slow
-@every_network
+@not_by_default
 def test_compiles_as_one_graph(name: str) -> None:
     network = settle(make(name))
     x = torch.randn(1, 3, 33, 32)
@@ -132,7 +134,7 @@ def test_trains_when_compiled(name: str) -> None:
     assert next(network.parameters()).grad is not None
 
 
-@every_network
+@not_by_default
 def test_exports_with_a_fixed_size(name: str) -> None:
     network = settle(make(name))
     x = torch.randn(1, 3, 33, 47)
@@ -140,7 +142,9 @@ def test_exports_with_a_fixed_size(name: str) -> None:
         torch.testing.assert_close(torch.export.export(network, (x,)).module()(x), network(x))
 
 
-@pytest.mark.parametrize("name", ["unet", "grid", "plus_plus_pruned"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("unet", marks=pytest.mark.slow), "grid", pytest.param("plus_plus_pruned", marks=pytest.mark.slow)]
+)
 def test_exports_with_an_open_size_in_steps_of_the_stride(name: str) -> None:
     network = settle(make(name))
     height, width = (16 * torch.export.Dim(side, min=2, max=64) for side in ("h", "w"))

@@ -192,15 +192,22 @@ class EngineProcess:
 @contextmanager
 def _interruptions_held_back() -> Iterator[None]:
     """Ctrl-C waits until the end of the block; a process that is started inside never hears of it."""
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
+    if not hasattr(signal, "pthread_sigmask") or threading.current_thread() is not threading.main_thread():  # Windows; no Ctrl-C
         yield
         return
     resource_tracker.ensure_running()  # else started with the process, and then Ctrl-C would be let through again
+    came: list[int] = []
+    # The process inherits what is blocked. Here that is not enough: Ctrl-C that reaches another thread interrupts this one too,
+    # and a process whose start is cut off says that it found nothing to read.
+    handler = signal.signal(signal.SIGINT, lambda number, _: came.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.signal(signal.SIGINT, handler)
+        if came:
+            signal.raise_signal(signal.SIGINT)
 
 
 def _serve(pipe: Connection, name: str, folder: Path, device: str, threads: int) -> None:

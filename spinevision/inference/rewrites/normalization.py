@@ -5,24 +5,24 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from spinevision.inference.rewrites.graph import NetworkGraph, replace_module
 
 
-def fold_normalization(network: nn.Module, example: Tensor) -> int:
+def fold_normalization(network: nn.Module, graph: NetworkGraph) -> int:
     """Scale and shift the weights of each convolution as the batch normalisation behind it would its output, and drop that.
 
     Only where, in the whole network, neither occurs without the other. The arithmetic is done in float64.
 
     Args:
         network: in eval mode.
-        example: an input of it.
+        graph: of it, also one read before other parts were dropped.
 
     Returns:
         How many were folded.
     """
-    pairs = [*NetworkGraph(network, example).folds()]
+    pairs = [*graph.folds()]
     for conv_name, norm_name in pairs:
         conv = cast(nn.Conv2d | nn.ConvTranspose2d, network.get_submodule(conv_name))
         norm = cast(nn.BatchNorm2d, network.get_submodule(norm_name))

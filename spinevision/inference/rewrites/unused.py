@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import nn
 
 from spinevision.inference.rewrites.graph import NetworkGraph, replace_module
 
 
-def drop_unused(network: nn.Module, example: Tensor) -> int:
+def drop_unused(network: nn.Module, graph: NetworkGraph) -> int:
     """Drop the modules whose weights no result comes from, such as auxiliary heads and the nodes of a pruned U-Net++.
 
     Args:
         network: in eval mode.
-        example: an input of it, a clip for a network of clips.
+        graph: of it.
 
     Returns:
         How many were dropped.
     """
-    unused, dropped = NetworkGraph(network, example).unused(), 0
+    unused, dropped = graph.unused(), 0
     for name, module in [*network.named_modules()]:
         own = {f"{name}.{tensor}" for tensor in module.state_dict()}
         if name and own and own <= unused:
