@@ -1,8 +1,10 @@
 # Each command makes its own virtual environment and needs nothing but Python 3.11 or later.
 PYTHON ?= python3
 VENV ?= .venv
+# The tests start many processes, which are quicker where compiled modules are kept.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick clean
+.PHONY: demo test quick test-hub clean
 
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/spinevision demo
@@ -15,6 +17,9 @@ test: $(VENV)/test.stamp
 
 quick: $(VENV)/test.stamp
 	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+test-hub:
+	$(PYTHON) tests/hub/client_versions.py
 
 $(VENV)/demo.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import copy
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import cycle, islice
@@ -95,7 +96,7 @@ def measure(model: SpineSegmenter, frames: list[Tensor], rounds: int) -> list[di
     streams = contenders(model)
     expected = {"fp32": windows_by_hand(model, frames), "bf16": windows_by_hand(streams["plain bf16"], frames)}
     clip = torch.stack(frames[-model.window_length :], dim=1)
-    calls: dict[str, Callable[[], object]] = {WINDOW: lambda: model(clip)}
+    calls: dict[str, Callable[[int], np.ndarray]] = {WINDOW: lambda count: timed(lambda: model(clip), count)}
     rows: list[dict[str, Any]] = [{"name": WINDOW, "difference": None}]
     for name, copied in streams.items():
         answers = [logits.clone() for logits in islice(stream(copied, frames), len(frames))]
@@ -104,12 +105,21 @@ def measure(model: SpineSegmenter, frames: list[Tensor], rounds: int) -> list[di
         endless = stream(copied, frames)
         for _ in range(model.window_length):  # fill the memory
             next(endless)
-        calls[name] = lambda endless=endless: next(endless)  # type: ignore[misc]
+        calls[name] = lambda count, endless=endless: timed(lambda: next(endless), count)  # type: ignore[misc]
     times = interleave(calls, rounds=rounds, seconds=0)
     for row in rows:
         took = times[row["name"]]
         row |= {"latency": asdict(latency(took)), "ratio": asdict(ratio_of_medians(took, times[WINDOW]))}
     return rows
+
+
+def timed(call: Callable[[], object], count: int) -> np.ndarray:
+    """What each of some calls took (ms)."""
+    stamps = [time.perf_counter()]
+    for _ in range(count):
+        call()
+        stamps.append(time.perf_counter())
+    return np.diff(stamps) * 1e3
 
 
 def largest_difference(answers: list[Tensor], expected: list[Tensor]) -> float:

@@ -50,6 +50,7 @@ def runs(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pa
     return train("ResNetClassifier", data, folder), train("UNet", data, folder)
 
 
+@pytest.mark.slow
 def test_a_cascade_of_two_runs(runs: tuple[Path, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "cascade"
     assert main(["cascade", *map(str, runs), str(data), "--output", str(output), "--sensitivity", "0.8", "--device", "cpu"]) == 0
@@ -73,6 +74,7 @@ def test_a_cascade_of_two_runs(runs: tuple[Path, Path], data: Path, tmp_path: Pa
     assert shut == gate["test"]["false_negative"] + gate["test"]["true_negative"]
 
 
+@pytest.mark.slow
 def test_a_run_of_a_classifier_has_results_of_its_own(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     results = json.loads((runs[0] / "results.json").read_text())
     entry = results["classes"]["presence"]
@@ -89,6 +91,7 @@ def test_a_run_of_a_classifier_has_results_of_its_own(runs: tuple[Path, Path], d
     assert all(0 <= float(row["presence"]) <= 1 for row in rows)
 
 
+@pytest.mark.slow
 def test_runs_that_divided_the_data_differently_are_refused(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     other = train("UNet", data, tmp_path, "--data.seed=5")
     with pytest.raises(UsageError, match=r"divided .* differently.*same data\.seed"):

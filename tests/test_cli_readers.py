@@ -50,6 +50,7 @@ def people(phantom_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return root
 
 
+@pytest.mark.slow
 def test_predicted_masks_against_a_reference_of_0_and_255(
     capsys: pytest.CaptureFixture[str], people: Path, predicted: Path, phantom_folder: Path, tmp_path: Path
 ) -> None:

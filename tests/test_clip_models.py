@@ -185,6 +185,7 @@ def results(run: Path) -> dict[str, Any]:
     return json.loads((run / "results.json").read_text())
 
 
+@pytest.mark.slow
 def test_a_model_of_stills_answers_stills_wherever_it_goes(
     stages: tuple[Path, Path], phantom_folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -215,10 +216,11 @@ def test_the_next_stage_takes_all_weights_over_and_learns_from_clips(stages: tup
     assert results(stages[1])["training"]["started_from"] == "stills"
     assert results(stages[1])["clips"] == {"frames": 3, "stride": 2, "max_gap": 3}
     # Weights of a model to start from go before published ones, and the run says so.
-    assert results(stages[1])["encoder_weights"] is None
+    assert results(stages[1])["training"]["encoder_weights"] is None
     assert "encoder_weights: null" in (stages[1] / "config.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_is_scored_again_with_its_own_clips(stages: tuple[Path, Path], phantom_folder: Path, tmp_path: Path) -> None:
     from spinevision.scoring import evaluate_model
 

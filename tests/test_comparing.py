@@ -88,6 +88,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     return folder / "out", compare_models(models, str(data), folder / "out")
 
 
+@pytest.mark.slow
 def test_each_model_has_its_own_results_on_the_same_frames(compared: tuple[Path, str]) -> None:
     folder, _ = compared
     for name in ("shifted", "right-v1.5", "clips"):
@@ -154,6 +155,7 @@ def test_runs_that_divided_the_data_differently_are_refused(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_models_without_a_split_use_the_column_or_all_frames(tmp_path: Path) -> None:
     models = [loaded(RedModel(LABELS), "a"), loaded(shifted(1), "b")]
     column = dataset(tmp_path / "column", 3, ["train"] * 6 + ["test"] * 3)
@@ -218,6 +220,7 @@ def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: py
 # Classifiers
 
 
+@pytest.mark.slow
 def test_classifiers_are_compared_by_auroc_and_by_right_answers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_phantoms(tmp_path / "data", patients=10, frames=8, size=(48, 64))
     runs = [str(train("ResNetClassifier", data, tmp_path, *more)) for more in ((), ("--seed_everything=3",))]

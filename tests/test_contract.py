@@ -129,7 +129,14 @@ def test_on_stills_every_weight_learns_that_is_not_for_clips_alone(name: str) ->
 
 
 @every_architecture
-@pytest.mark.parametrize(("labels", "dtype"), [(BINARY, torch.float32), (MULTICLASS, torch.bfloat16), (BINARY, torch.float16)])
+@pytest.mark.parametrize(
+    ("labels", "dtype"),
+    [
+        (BINARY, torch.float32),
+        pytest.param(MULTICLASS, torch.bfloat16, marks=pytest.mark.slow),
+        pytest.param(BINARY, torch.float16, marks=pytest.mark.slow),
+    ],
+)
 def test_a_saved_model_comes_back_to_the_last_bit(name: str, labels: list[str], dtype: torch.dtype, tmp_path: Path) -> None:
     model = settled(make(name, labels, preprocess=Preprocess((96, 64)))).to(dtype)
     model.set_operating_point({"threshold": 0.3125 if len(labels) == 1 else None})
@@ -236,6 +243,7 @@ def test_constructor_arguments_are_plain_data_in_full(name: str) -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) < 1_000_000
 
 
+@pytest.mark.slow
 @every_architecture
 def test_trains_in_mixed_precision_and_its_checkpoint_opens_without_code(name: str, tmp_path: Path) -> None:
     model = make(name)

@@ -42,7 +42,7 @@ def test_the_demo_leaves_a_model_its_results_and_pictures(finished: tuple[Path, 
     assert frame.size == mask.size == Image.open(output / "overlay.png").size == (32, 32)
     results = json.loads((output / "results.json").read_text())
     assert results["data"]["part"] == "test"
-    assert results["recipe"] == "demo"
+    assert results["training"]["recipe"] == "demo"
     assert f"overlay of an unseen frame: {output / 'overlay.png'} (nerve " in report
     assert f"model folder: {output / 'model'}" in report
     assert "Dice per image" in report

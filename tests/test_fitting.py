@@ -86,8 +86,8 @@ def test_a_run_leaves_everything_that_belongs_to_it(trained_run: Path, phantom_f
     results = json.loads((trained_run / "results.json").read_text())
     assert results["data"]["part"] == "test"
     assert results["model"]["architecture"] == "UNet"
-    assert results["recipe"] == "tiny.yaml"
-    assert results["started_from"] is None
+    assert results["training"]["recipe"] == "tiny.yaml"
+    assert results["training"]["started_from"] is None
     assert results["classes"]["nerve"]["frames_with_class"] > 0
 
 
@@ -124,6 +124,7 @@ def test_the_model_folder_is_the_best_checkpoint_and_tells_no_patient_or_path(tr
         assert str(trained_run.parent) not in text
 
 
+@pytest.mark.slow
 def test_the_config_of_a_run_repeats_it(trained_run: Path, tmp_path: Path) -> None:
     text = (trained_run / "config.yaml").read_text()
     assert text.startswith("# spinevision fit --config ")
@@ -201,6 +202,7 @@ def test_classes_come_from_classes_json(tissue_folder: Path, tiny_recipe: Path, 
     assert list(begun["model"].labels) == ["background", "nerve", "blood", "bone"]
 
 
+@pytest.mark.slow
 def test_without_classes_json_the_masks_tell_and_are_read_once(
     phantom_folder: Path, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -230,6 +232,7 @@ def test_labels_of_a_recipe_or_the_command_line_win(
 # Fine-tuning
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["run", "model folder"])
 def test_fine_tuning_keeps_the_head_for_the_same_classes(
     trained_run: Path, phantom_folder: Path, tmp_path: Path, begun: dict[str, Any], source: str
@@ -254,7 +257,7 @@ def test_fine_tuning_makes_the_head_anew_for_other_classes_and_says_so(
     assert "classes ['background', 'nerve', 'blood', 'bone'] replace ['nerve']: head made anew" in caplog.text
     model = open_model(str(tmp_path / "run")).model
     assert list(model.labels) == ["background", "nerve", "blood", "bone"]
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["started_from"] == trained_run.name
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["started_from"] == trained_run.name
 
 
 def test_take_weights_copies_all_but_a_head_of_other_classes() -> None:
@@ -423,6 +426,7 @@ def test_a_training_that_diverges_says_so(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 def test_without_checkpoints_the_last_weights_are_saved_and_that_is_said(
     phantom_folder: Path, tiny_recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -434,6 +438,7 @@ def test_without_checkpoints_the_last_weights_are_saved_and_that_is_said(
     assert not (tmp_path / "run" / "metrics.csv").exists()
 
 
+@pytest.mark.slow
 def test_another_logger_stands_beside_ours(phantom_folder: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     run, other = tmp_path / "run", tmp_path / "other"
     options = ["--trainer.logger", "CSVLogger", "--trainer.logger.save_dir", str(other), "--trainer.max_epochs", "1"]
@@ -443,6 +448,7 @@ def test_another_logger_stands_beside_ours(phantom_folder: Path, tiny_recipe: Pa
     assert list(other.rglob("metrics.csv"))
 
 
+@pytest.mark.slow
 def test_a_fast_development_run_goes_all_the_way(phantom_folder: Path, tiny_recipe: Path, tmp_path: Path) -> None:
     options = ["--trainer.fast_dev_run", "true"]
     text = fit(["--config", str(tiny_recipe), "--data.root", str(phantom_folder), "--output", str(tmp_path / "run"), *options])

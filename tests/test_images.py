@@ -262,6 +262,7 @@ def test_nothing_stays_open(tmp_path) -> None:
     (tmp_path / "pages.tif").write_bytes(encoded(FRAME, "TIFF", save_all=True, append_images=[Image.fromarray(FRAME)]))
     (tmp_path / "bomb.png").write_bytes(png(9000, 9000, 8, 2, b"\0"))
     (tmp_path / "cut.jpg").write_bytes(encoded(FRAME, "JPEG")[:900])
+    gc.collect()  # what earlier tests left
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         assert np.array_equal(read_frame(tmp_path / "good.tif"), FRAME)

@@ -168,6 +168,7 @@ def test_a_part_without_frames_is_refused_with_the_parts_there_are(folder: Path,
         evaluate_model(loaded, str(folder), tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_intervals_go_over_the_unit_of_the_run_unless_another_is_asked_for(tmp_path: Path) -> None:
     frames = [(f"{patient}{index}", patient, MARKED, 255 * MARKED) for patient in "AB" for index in range(2)]
     folder = write_dataset(tmp_path / "data", frames, BINARY)
@@ -210,6 +211,7 @@ def test_results_say_what_was_scored(folder: Path, tmp_path: Path) -> None:
     assert told["preprocess"] == model.preprocess.config()
 
 
+@pytest.mark.slow
 def test_intervals_over_frames_are_narrower_and_warn(trained_run: Path, phantom_folder: Path, tmp_path: Path) -> None:
     loaded = open_on(str(trained_run), "cpu")
     spans = {}

@@ -80,6 +80,7 @@ def test_round_trip_keeps_count_times_colours_and_order(tmp_path: Path) -> None:
     assert [entry.name for entry in path.parent.iterdir()] == ["a.mp4"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [23.976023976, 24, 29.97002997, 30, 59.94005994, 7.5])
 def test_usual_rates_do_not_drift(tmp_path: Path, rate: float) -> None:
     images = [picture(0, 16, 16)] * 200

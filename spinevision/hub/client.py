@@ -1,10 +1,15 @@
-"""How the Hub is asked: with our name, three times if need be, and with one sentence for every refusal."""
+"""How the Hub is asked: with our name, three times if need be, never for ever, and with one sentence for every refusal."""
 
 from __future__ import annotations
 
+import json
+import logging
+import re
+import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from spinevision.hub.config import LIBRARY, ModelFolderError, library_version
 
@@ -14,10 +19,26 @@ if TYPE_CHECKING:
 TRIES = 3
 BACKOFF_S = 1.0
 """Seconds before the second try, doubled before the third. Both numbers are ours."""
+MAX_WAIT_S = 60.0
+"""The longest wait that the Hub may ask for before the next request (seconds); our number."""
+SILENCE_S = 30.0
+"""How long the Hub may be silent before a request is given up (seconds); our number. The Hub's client, which has a limit of its own
+for files (``HF_HUB_DOWNLOAD_TIMEOUT``), would wait for ever."""
 
 _LOG_IN = "log in with `hf auth login` or give a token"
+_REPOSITORY = re.compile(r"(?:https?://[^/]+)?/(?:api/models/)?([\w.-]+/[\w.-]+)")
+_GARBLED = (json.JSONDecodeError, UnicodeDecodeError)
+
+_log = logging.getLogger(__name__)
+_counting = threading.Lock()
+_asking: list[tuple[Any, Any]] = []
+"""For every thread that is asking: the session and the hooks it had before."""
 
 T = TypeVar("T")
+
+
+class HubBusyError(OSError):
+    """The Hub asks for a longer wait than anybody would sit through."""
 
 
 def client(token: str | bool | None) -> HfApi:
@@ -38,14 +59,18 @@ def tried(call: Callable[[], T], repo_id: str, revision: str | None) -> T:
     Raises:
         ModelFolderError: no such repository, revision or a request that makes no sense.
         PermissionError: gated, or the token is refused.
-        OSError: the Hub cannot be reached.
+        OSError: the Hub cannot be reached, or asks for a wait of more than :data:`MAX_WAIT_S`.
     """
     last: Exception | None = None
     for attempt in range(TRIES):
-        if attempt:
-            time.sleep(BACKOFF_S * 2 ** (attempt - 1))
+        if last is not None:
+            refused = [getattr(error, "response", None) for error in (last, last.__cause__)]
+            time.sleep(max(BACKOFF_S * 2 ** (attempt - 1), *map(_wait_asked_s, refused)))
         try:
-            return call()
+            with _bounded():
+                return call()
+        except HubBusyError as error:
+            raise OSError(f"{repo_id} could not be had from the Hub: {error}") from error
         except Exception as error:
             if not _may_pass(error):
                 refusal = _refusal(error, repo_id, revision)
@@ -56,17 +81,70 @@ def tried(call: Callable[[], T], repo_id: str, revision: str | None) -> T:
     raise OSError(f"{repo_id} could not be had from the Hub in {TRIES} tries ({_one_line(last)}); check the network") from last
 
 
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """Inside, the client's session gives up a silent request, refuses a long wait, and says that a repository was renamed."""
+    from huggingface_hub import get_session
+
+    with _counting:
+        session = get_session()
+        before = next((known for known in _asking if known[0] is session), (session, session.event_hooks))
+        _asking.append(before)
+        ours = {"request": _limit, "response": _look_at}
+        session.event_hooks = {when: [*before[1].get(when, ()), hook] for when, hook in ours.items()}
+    try:
+        yield
+    finally:
+        with _counting:
+            _asking.remove(before)
+            if not any(known[0] is session for known in _asking):
+                session.event_hooks = before[1]
+
+
+def _limit(request: Any) -> None:
+    """Done with every request: what it may take as long as it likes, it may take :data:`SILENCE_S`."""
+    limits = request.extensions.get("timeout", {})
+    request.extensions["timeout"] = limits | {
+        name: SILENCE_S for name in ("connect", "read", "write", "pool") if limits.get(name) is None
+    }
+
+
+def _look_at(response: Any) -> None:
+    """Done with every answer, before the client sees it."""
+    wait_s = _wait_asked_s(response)
+    if wait_s > MAX_WAIT_S:
+        raise HubBusyError(f"it asks to wait {wait_s} seconds before the next request; try again then")
+    if response.is_redirect:
+        names = [_REPOSITORY.match(address) for address in (response.request.url.path, response.headers.get("location", ""))]
+        if names[0] and names[1] and "/api/models/" in names[0][0] and names[0][1] != names[1][1]:
+            _log.warning("%s has been renamed on the Hub to %s; use the new name", names[0][1], names[1][1])
+
+
+def _wait_asked_s(response: Any) -> int:
+    """The seconds that a refusal of the Hub asks to wait; 0 where it asks for none."""
+    if response is None or response.status_code not in (429, 503):
+        return 0
+    asked = re.match(r"(\d{1,9})$", response.headers.get("retry-after", "").strip())
+    if asked is None and response.status_code == 429:
+        asked = re.search(r"\bt=(\d{1,9})", response.headers.get("ratelimit", ""))  # the Hub's own header: "api";r=0;t=120
+    return int(asked[1]) if asked else 0
+
+
 def _may_pass(error: BaseException | None) -> bool:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
     if isinstance(error, (OfflineModeIsEnabled, LocalTokenNotFoundError)):
         return False
-    if isinstance(error, LocalEntryNotFoundError):  # not in the cache either; a connection that fails has been tried again already
-        return isinstance(error.__cause__, HfHubHTTPError) and _may_pass(error.__cause__)
+    if isinstance(error, LocalEntryNotFoundError):  # not in the cache either; nobody there, which is soon told, is not asked again
+        cause = error.__cause__
+        return type(cause).__name__ == "ReadTimeout" or (isinstance(cause, HfHubHTTPError) and _may_pass(cause))
     if isinstance(error, HfHubHTTPError):
-        return error.response.status_code >= 500 or error.response.status_code in (408, 429)
+        # 412: a commit has been made since the one that ours was to follow; a new try looks at it.
+        return error.response.status_code >= 500 or error.response.status_code in (408, 412, 429)
     if isinstance(error, OSError):  # with a number it is the disk, unless it is the connection
         return error.errno is None or isinstance(error, (ConnectionError, TimeoutError))
+    if isinstance(error, _GARBLED):  # an answer that came short or damaged
+        return True
     # The client lets through what its HTTP library raises (httpx or httpx2, the base of its own error) and hf_xet (RuntimeError).
     return isinstance(error, HfHubHTTPError.__mro__[1]) or type(error) is RuntimeError
 
@@ -108,8 +186,10 @@ def _refusal(error: Exception, repo_id: str, revision: str | None) -> Exception 
 
 def _one_line(error: object) -> str:
     """What happened, without the addresses and advice that the Hub's client adds."""
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    if isinstance(error, LocalEntryNotFoundError):
+        error = error.__cause__ or error
     if isinstance(error, HfHubHTTPError):
         error = f"HTTP {error.response.status_code}: {error.server_message or error.response.reason_phrase}"
     return " ".join(str(error).split())[:300]

@@ -29,7 +29,14 @@ MAX_DEPTH = 16
 
 
 class ModelFolderError(ValueError):
-    """A model folder, repository or setting that is refused; the sentence says what was found, expected and what to do."""
+    """A model folder, repository or setting that is refused; the sentence says what was found, expected and what to do.
+
+    What it quotes may come from a hostile file: it is kept to one line of bounded length without control characters.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        line = "".join(sign if sign.isprintable() else "\N{REPLACEMENT CHARACTER}" for sign in sentence)
+        super().__init__(line if len(line) <= 580 else f"{line[:420]} ... {line[-150:]}")
 
 
 def library_version() -> str:

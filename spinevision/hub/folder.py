@@ -294,11 +294,16 @@ def _read_header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
 def _load(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
     with _opened(path) as file:
-        tensors = {name: file.get_tensor(name).clone() for name in names}  # a copy: the file may be replaced later
+        # A copy, as the file may be replaced later, in the layout that networks have.
+        tensors = {name: _copied(file.get_tensor(name)) for name in names}
     for name, tensor in tensors.items():
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+        if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
             raise ModelFolderError(f"{path}: {name} holds NaN or infinite values; the file is damaged or its training diverged")
     return tensors
+
+
+def _copied(tensor: Tensor) -> Tensor:
+    return tensor.clone(memory_format=torch.channels_last if tensor.ndim == 4 else torch.contiguous_format)
 
 
 def _name(kind: torch.dtype | torch.layout) -> str:

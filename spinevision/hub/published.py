@@ -16,7 +16,8 @@ from torch import Tensor
 from spinevision.hub.client import client, tried
 from spinevision.hub.config import ModelFolderError
 from spinevision.hub.folder import CARD, WEIGHTS
-from spinevision.hub.transport import REPO_ID, discard_damaged
+from spinevision.hub.integrity import discard_damaged
+from spinevision.hub.transport import REPO_ID
 
 _OLD_WEIGHTS = "pytorch_model.bin"
 _UNREADABLE = (SafetensorError, pickle.UnpicklingError, zipfile.BadZipFile, RuntimeError, EOFError, OSError)
@@ -67,14 +68,15 @@ def published_weights(source: str | Path, *, token: str | bool | None = None) ->
     api = client(token)
 
     def fetch(at: str | None, name: str) -> Path:
-        return Path(api.snapshot_download(repo_id, revision=at, allow_patterns=[name]))
+        folder = Path(api.snapshot_download(repo_id, revision=at, allow_patterns=[name]))
+        discard_damaged(folder, (name,), local_files_only=False)
+        return folder
 
     snapshot = tried(lambda: fetch(revision or None, CARD), repo_id, revision or None)
 
     def fetch_weights() -> Path | None:
         for name in (WEIGHTS, _OLD_WEIGHTS):
             folder = fetch(snapshot.name, name)
-            discard_damaged(folder, local_files_only=False)
             if (folder / name).is_file():
                 return folder / name
         return None

@@ -1,22 +1,34 @@
 """From a name to a local model folder, and from a model folder to one commit on the Hub.
 
-Everything of one model comes from one commit. The Hub's client checks the length of a download but not its content, so weights
-are hashed here: the cache names a large file after its sha256.
+Everything of one model comes from one commit. The Hub's client checks the length of a download but not its content, so files are
+hashed after every download (:mod:`spinevision.hub.integrity`).
 """
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from spinevision.hub.client import client, tried
 from spinevision.hub.config import ModelFolderError, listed
-from spinevision.hub.folder import CARD, CONFIG, GOLDEN, INDEX, TEXT_FILES, WEIGHTS, is_generated, read_config, read_golden
+from spinevision.hub.folder import (
+    CARD,
+    CONFIG,
+    EXAMPLE,
+    GOLDEN,
+    INDEX,
+    MAX_EXAMPLES,
+    TEXT_FILES,
+    WEIGHTS,
+    is_generated,
+    read_config,
+    read_golden,
+)
+from spinevision.hub.integrity import discard_damaged
 
 _WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-?????-of-?????.safetensors", GOLDEN)
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
@@ -87,7 +99,7 @@ def resolve(
         raise ModelFolderError("local_files_only and force_download contradict each other; leave one out")
     asked, prefix, api = at_revision or revision, f"{subfolder}/" if subfolder else "", client(token)
 
-    def fetch(at: str | None, names: tuple[str, ...]) -> Path:
+    def fetch(at: str | None, names: Iterable[str]) -> Path:
         snapshot = api.snapshot_download(
             repo_id,
             revision=at,
@@ -96,10 +108,8 @@ def resolve(
             local_files_only=local_files_only,
             force_download=force_download,
         )
+        discard_damaged(Path(snapshot, prefix), names, local_files_only)
         return Path(snapshot)
-
-    def fetch_weights() -> None:
-        discard_damaged(fetch(commit, _WEIGHT_PATTERNS) / prefix, local_files_only)
 
     snapshot = tried(lambda: fetch(asked, (CONFIG,)), repo_id, asked)
     commit, folder = snapshot.name, snapshot / prefix
@@ -109,7 +119,7 @@ def resolve(
         read_config(folder)
     except ModelFolderError as error:
         raise ModelFolderError(f"{repo_id} at commit {commit}: {error}") from error
-    tried(fetch_weights, repo_id, commit)
+    tried(lambda: fetch(commit, _WEIGHT_PATTERNS), repo_id, commit)
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         raise ModelFolderError(
             f"{repo_id} has no {prefix}{WEIGHTS} at commit {commit}; only safetensors weights are read from the Hub"
@@ -135,7 +145,9 @@ def read_card(repo_id: str, *, branch: str | None = None, token: str | bool | No
                 commit = api.model_info(repo_id, revision=branch).sha
             except RevisionNotFoundError:  # a new branch will start from the default one
                 commit = api.model_info(repo_id).sha
-            return Path(api.hf_hub_download(repo_id, CARD, revision=commit)).read_text(encoding="utf-8")
+            card = Path(api.hf_hub_download(repo_id, CARD, revision=commit))
+            discard_damaged(card.parent, (CARD,), local_files_only=False)
+            return card.read_text(encoding="utf-8")
         except GatedRepoError:
             raise
         except (RepositoryNotFoundError, RemoteEntryNotFoundError):
@@ -157,8 +169,9 @@ def push_folder(
 ) -> HubInfo:
     """Upload a model folder as one commit.
 
-    Only files of a model folder are uploaded, never checkpoints or images; weights and results of an earlier commit that are not
-    in this one are removed.
+    Only files of a model folder are uploaded, never checkpoints or images but those in ``examples``; weights, results and examples
+    of an earlier commit that are not in this one are removed. The commit is the last thing that moves the branch, so a push that
+    fails leaves a repository as it was; one that was made for this push stays, empty, and the sentence says so.
 
     Args:
         folder: a model folder.
@@ -184,9 +197,7 @@ def push_folder(
     folder = Path(folder)
     read_config(folder)
     read_golden(folder)
-    names = sorted(path.name for path in folder.iterdir() if is_generated(path.name) or path.name in TEXT_FILES)
-    if WEIGHTS not in names and INDEX not in names:
-        raise ModelFolderError(f"{folder} has no {WEIGHTS}; save the model again before pushing it")
+    names = _uploaded(folder)
     if not REPO_ID.fullmatch(repo_id):
         raise ModelFolderError(f"{repo_id!r} is not a Hub id; expected org/name or user/name")
     if create_pr and (branch or tag):
@@ -196,38 +207,72 @@ def push_folder(
     def ask(call: Callable[[], T]) -> T:
         return tried(call, repo_id, branch)
 
-    if not ask(lambda: api.repo_exists(repo_id)):
-        ask(lambda: api.create_repo(repo_id, private=private is not False, exist_ok=True))
-    elif private is not None and bool(ask(lambda: api.model_info(repo_id)).private) != private:
-        raise ModelFolderError(
-            f"{repo_id} exists and is {'public' if private else 'private'}; a push does not change that: "
-            "change it in the repository's settings, or leave private out"
-        )
-    if branch or tag:
-        refs = ask(lambda: api.list_repo_refs(repo_id))
-        if tag in [ref.name for ref in refs.tags]:
-            raise ModelFolderError(f"{repo_id} has the tag {tag} already; choose another, published versions do not move")
-        if branch and branch not in [ref.name for ref in refs.branches]:
-            ask(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
-    stale = [
-        name for name in ask(lambda: api.list_repo_files(repo_id, revision=branch)) if is_generated(name) and name not in names
-    ]
-    commit = ask(
-        lambda: api.create_commit(
+    def pull_requests() -> dict[str, str]:
+        found = api.list_repo_refs(repo_id, include_pull_requests=True).pull_requests or []
+        return {ref.ref: ref.target_commit for ref in found if api.list_repo_commits(repo_id, revision=ref.ref)[0].title == message}
+
+    def commit() -> HubInfo:  # safe to repeat: it follows one commit alone, and of files that are there already none is made
+        if create_pr and (new := pull_requests().items() - earlier.items()):
+            ref, made_there = max(new)
+            return HubInfo(repo_id, made_there, f"{api.endpoint}/{repo_id}/discussions/{ref.rsplit('/', 1)[-1]}")
+        head = api.model_info(repo_id, revision=branch)
+        there = [file.rfilename for file in head.siblings or []]
+        made = api.create_commit(
             repo_id,
             [
                 *(CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / name) for name in names),
-                *(CommitOperationDelete(path_in_repo=name) for name in stale),
+                *(CommitOperationDelete(path_in_repo=name) for name in there if is_generated(name) and name not in names),
             ],
             commit_message=message,
             revision=branch,
             create_pr=create_pr,
+            parent_commit=head.sha,
         )
-    )
-    if tag:
-        ask(lambda: api.create_tag(repo_id, tag=tag, revision=commit.oid, exist_ok=True))
-    _log.info("pushed %s to %s, commit %s", listed(names), repo_id, commit.oid)
-    return HubInfo(repo_id, commit.oid, commit.pr_url)
+        return HubInfo(repo_id, made.oid, made.pr_url)
+
+    state = ""  # what a failure leaves behind
+    try:
+        if not ask(lambda: api.repo_exists(repo_id)):
+            ask(lambda: api.create_repo(repo_id, private=private is not False, exist_ok=True))
+            state = "; the repository was made and is still empty, push again to fill it"
+        elif private is not None and bool(ask(lambda: api.model_info(repo_id)).private) != private:
+            raise ModelFolderError(
+                f"{repo_id} exists and is {'public' if private else 'private'}; a push does not change that: "
+                "change it in the repository's settings, or leave private out"
+            )
+        if branch or tag:
+            refs = ask(lambda: api.list_repo_refs(repo_id))
+            if tag in [ref.name for ref in refs.tags]:
+                raise ModelFolderError(f"{repo_id} has the tag {tag} already; choose another, published versions do not move")
+            if branch and branch not in [ref.name for ref in refs.branches]:
+                ask(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
+        earlier = ask(pull_requests) if create_pr else {}
+        info = ask(commit)
+        if tag:
+            state = f"; commit {info.commit} is complete and only the tag {tag} is missing, push again to set it"
+            ask(lambda: api.create_tag(repo_id, tag=tag, revision=info.commit, exist_ok=True))
+    except (ModelFolderError, OSError) as error:
+        if not state:
+            raise
+        raise type(error)(f"{error}{state}") from error
+    _log.info("pushed %s to %s, commit %s", listed(names), repo_id, info.commit)
+    return info
+
+
+def _uploaded(folder: Path) -> list[str]:
+    """The names of the files of a model folder that a push uploads.
+
+    Raises:
+        ModelFolderError: no weights, or too many examples.
+    """
+    names = sorted(path.name for path in folder.iterdir() if is_generated(path.name) or path.name in TEXT_FILES)
+    if WEIGHTS not in names and INDEX not in names:
+        raise ModelFolderError(f"{folder} has no {WEIGHTS}; save the model again before pushing it")
+    beside = (path.relative_to(folder).as_posix() for path in folder.glob("*/*") if path.is_file())
+    examples = sorted(name for name in beside if EXAMPLE.fullmatch(name))
+    if len(examples) > MAX_EXAMPLES:
+        raise ModelFolderError(f"{folder} holds {len(examples)} example pictures; at most {MAX_EXAMPLES} are uploaded, remove some")
+    return names + examples
 
 
 def _local_folder(folder: Path) -> Path:
@@ -236,48 +281,3 @@ def _local_folder(folder: Path) -> Path:
     if not folder.is_dir():
         raise ModelFolderError(f"{folder} is not a folder; give the model folder, or load a checkpoint with load_from_checkpoint")
     return folder
-
-
-def discard_damaged(folder: Path, local_files_only: bool) -> None:
-    """Hash every large file of a snapshot and remove those whose content is not what their name in the cache says."""
-    from huggingface_hub import is_offline_mode
-
-    for path in folder.glob("*.safetensors"):
-        blob = path.parent / path.readlink() if path.is_symlink() else path
-        if not re.fullmatch("[0-9a-f]{64}", blob.name):
-            continue
-        with path.open("rb") as file:
-            damaged = hashlib.file_digest(file, "sha256").hexdigest() != blob.name
-        if damaged:
-            for part in (blob.resolve(), blob, path):
-                part.unlink(missing_ok=True)
-            sentence = f"the download of {path.name} was damaged (its sha256 is not {blob.name}) and has been removed"
-            if local_files_only or is_offline_mode():
-                raise ModelFolderError(f"{sentence}; load it again with the network")
-            raise OSError(sentence)
-
-
-def dataset_file(repo_id: str, name: str) -> Path | None:
-    """One file of a dataset repository as it stands on its default branch; None when the repository has no such file.
-
-    Offline the cache answers, also that there was none when it was asked for last.
-
-    Raises:
-        ModelFolderError: no such repository.
-        PermissionError: gated, or the token is refused.
-        OSError: the Hub cannot be reached and the file is not in the cache.
-    """
-    from huggingface_hub import _CACHED_NO_EXIST, try_to_load_from_cache
-    from huggingface_hub.errors import LocalEntryNotFoundError, RemoteEntryNotFoundError
-
-    def ask() -> Path | None:
-        try:
-            return Path(client(None).hf_hub_download(repo_id, name, repo_type="dataset"))
-        except RemoteEntryNotFoundError:
-            return None
-        except LocalEntryNotFoundError:
-            if try_to_load_from_cache(repo_id, name, repo_type="dataset") is not _CACHED_NO_EXIST:
-                raise
-            return None
-
-    return tried(ask, repo_id, None)

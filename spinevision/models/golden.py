@@ -54,7 +54,9 @@ def _shape(model: SpineModel) -> tuple[int, ...]:
 
 def _logits(model: SpineModel, values: Tensor) -> Tensor:
     """In eval mode, on the processor, in the precision of the weights, whatever the model is doing at the time."""
-    network = copy.deepcopy(model.network).cpu().eval()
+    network = model.network
+    if network.training or any(weight.device.type != "cpu" for weight in network.parameters()):
+        network = copy.deepcopy(network).cpu().eval()
     preprocess = Preprocess(**model.preprocess.config())
     with torch.inference_mode(), torch.autocast("cpu", enabled=False):
         answer = getattr(network, "everything", network)  # of a network whose ``forward`` does not use every weight

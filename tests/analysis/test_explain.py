@@ -482,6 +482,7 @@ def test_maps_come_back_to_the_frames_own_size_and_place() -> None:
         assert name == "grad_cam" or not values[~around].any()
 
 
+@pytest.mark.slow
 def test_a_clip_model_answers_as_a_still_and_a_cascade_as_its_segmenter(frame: np.ndarray) -> None:
     clips = small("FUNet")
     found = explain(clips, frame, draws=1)

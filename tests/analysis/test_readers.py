@@ -213,6 +213,7 @@ def test_people_alone(root: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "reader_groups-nerve.png").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("blank_figures")
 def test_several_classes_ignored_pixels_and_an_absent_class(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)

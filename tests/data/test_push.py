@@ -354,6 +354,7 @@ def test_a_push_that_is_cut_off_leaves_the_old_state(hub: Hub, folder: Path, req
     assert push(folder) != first
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_a_commit_whose_answer_is_lost_is_not_made_twice(hub: Hub, folder: Path) -> None:
     push(folder)

@@ -79,6 +79,17 @@ def test_an_older_file_of_tensors_is_read_without_running_code(hub: Hub, tmp_pat
 
 
 @pytest.mark.network
+@pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
+def test_a_flipped_byte_is_noticed_and_the_file_downloaded_again(hub: Hub, tmp_path: Path, name: str) -> None:
+    (save_file if name.endswith("safetensors") else torch.save)(TENSORS, tmp_path / name)
+    upload(hub, {name: tmp_path / name})
+    rule = hub.faults.add("corrupt", "GET /lfs", after=(tmp_path / name).stat().st_size - 1)
+    found = published_weights("org/net")
+    assert rule["fired"] == 1
+    assert all(torch.equal(found.tensors[key], tensor) for key, tensor in TENSORS.items())
+
+
+@pytest.mark.network
 def test_a_repository_without_weights_is_refused(hub: Hub) -> None:
     upload(hub, {"README.md": b"# nothing\n"})
     with pytest.raises(ModelFolderError, match=r"org/net has neither model.safetensors nor pytorch_model.bin"):

@@ -291,6 +291,7 @@ def test_offline_mode_makes_no_request(hub, pushed, tmp_path, monkeypatch):
     assert hub.log == []
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_a_process_of_its_own_finds_hub_cache_and_token_in_the_environment(hub, pushed, tmp_path):
     environment = os.environ | {"HF_HOME": str(tmp_path / "home"), "HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}

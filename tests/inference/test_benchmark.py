@@ -196,6 +196,7 @@ def test_an_engine_that_fails_is_a_row_that_says_why(monkeypatch: pytest.MonkeyP
     assert group.rows[1].note == "ours-fp32 failed: RuntimeError: no kernel for this"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("victim", ["eager", "ours-fp32"])
 def test_an_engine_that_fails_in_the_middle_is_left_out_and_nothing_stands_without_eager(
     victim: str, monkeypatch: pytest.MonkeyPatch
@@ -234,6 +235,7 @@ def test_an_engine_that_is_not_installed_is_left_out_with_the_way_to_get_it(monk
         contenders.check_engine("tensorrt", CPU)
 
 
+@pytest.mark.slow
 def test_other_engines_answer_as_the_plain_network() -> None:
     for name in ("onnx", "onnxscript", "onnxruntime", "openvino"):
         pytest.importorskip(name)
@@ -245,6 +247,7 @@ def test_other_engines_answer_as_the_plain_network() -> None:
     assert set(group.ratios) == {("ours-fp32", other) for other in ("eager", "onnxruntime", "openvino")}
 
 
+@pytest.mark.slow
 def test_a_clip_model_is_given_a_window_or_one_new_frame() -> None:
     (group,) = measured("FUNet", frames=(3,))
     eager, ours = group.rows
@@ -263,6 +266,7 @@ def test_operations_of_a_convolution_by_hand() -> None:
     assert bench._gflop(model, example, streaming=False) == pytest.approx(2 * (2 * 5 * 8 * 6) * (3 * 9) / 1e9)
 
 
+@pytest.mark.slow
 def test_sizes_clips_and_batches_are_each_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     groups = measured("UNet", sizes=((32, 48), (16, 16)), batches=(1, 2), frames=(3, 4))
     found = [(each.setting.height, each.setting.width, each.setting.batch, each.setting.frames) for each in groups]
@@ -305,6 +309,7 @@ def test_what_cannot_be_measured_is_refused(plan: dict[str, Any], says: str) -> 
 # Processes
 
 
+@pytest.mark.slow
 def test_a_process_answers_says_its_memory_what_failed_and_what_ended_it(tmp_path: Path) -> None:
     model, example = small("UNet", width=16), torch.randn(1, 3, 256, 256, generator=torch.Generator().manual_seed(0))
     with EngineProcess("eager", tmp_path, "cpu", 1) as engine:
@@ -449,6 +454,7 @@ def test_the_machine_is_described() -> None:
     assert machine["commit"] is None or len(machine["commit"].split()[0]) == 40
 
 
+@pytest.mark.slow
 def test_results_are_written_whole(tmp_path: Path, video: Path) -> None:
     groups = measured("UNet", rounds=20, video=video, against=("eager", "tensorrt"))
     about = {"command": "spinevision benchmark UNet", "machine": describe_machine(CPU, 1)}
@@ -477,6 +483,7 @@ def test_results_are_written_whole(tmp_path: Path, video: Path) -> None:
     assert "left out" in screen(groups, 160)
 
 
+@pytest.mark.slow
 def test_the_command_measures_a_saved_model_and_a_cascade_part_by_part(
     tmp_path: Path, video: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

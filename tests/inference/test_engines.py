@@ -93,6 +93,7 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(onnx_file: Path, tmp_path
         openvino_model(onnx_file, "tpu", "fp32", None)
 
 
+@pytest.mark.slow
 def test_a_network_that_does_not_translate_leaves_nothing(tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
     with pytest.raises(EngineError, match=r"Untranslatable does not translate to ONNX: .*linalg_eig") as refusal:

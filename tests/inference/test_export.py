@@ -114,6 +114,7 @@ def onnx_file(model: SpineModel, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return path
 
 
+@pytest.mark.slow
 def test_an_onnx_file_needs_nothing_but_its_engine(model: SpineModel, onnx_file: Path) -> None:
     import onnxruntime
 
@@ -151,6 +152,7 @@ def test_an_exported_segmenter_predicts_like_a_model(model: SpineModel, onnx_fil
         exported.predict(np.zeros((4, 4)))
 
 
+@pytest.mark.slow
 def test_a_classifier_in_torch_export(tmp_path: Path) -> None:
     model = small("ResNetClassifier", ("blood", "bone"))
     export(model, tmp_path / "model.pt2", size=(33, 47))
@@ -177,6 +179,7 @@ def test_a_file_of_a_clip_model_takes_lists_of_at_least_a_clip(tmp_path: Path) -
         exported.predict(clip[0])
 
 
+@pytest.mark.slow
 def test_half_precision_weights_are_written_in_full_and_a_fixed_size_takes_that_alone(tmp_path: Path) -> None:
     model = small("UNet").to(torch.bfloat16)
     assert export(model, tmp_path / "model.pt2", size=(40, 56)).size == [40, 56]
@@ -186,6 +189,7 @@ def test_half_precision_weights_are_written_in_full_and_a_fixed_size_takes_that_
         load_exported(tmp_path / "model.pt2").predict(scenes(model, 56, 40))
 
 
+@pytest.mark.slow
 def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(
     model: SpineModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -204,6 +208,7 @@ def test_a_graph_that_answers_otherwise_is_refused_and_nothing_is_left(
     assert [file.read_text() for file in tmp_path.iterdir()] == ["what was here before"]
 
 
+@pytest.mark.slow
 def test_decisions_are_compared_too(model: SpineModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     module = export_module.FrameToMask
     honest = module.__init__

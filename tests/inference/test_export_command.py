@@ -20,6 +20,7 @@ def run(*arguments: str) -> str:
     return export.run(parser.parse_args(arguments))
 
 
+@pytest.mark.slow
 def test_a_model_folder_becomes_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     model = UNet(["nerve"], width=4, preprocess=Preprocess((32, 48)))

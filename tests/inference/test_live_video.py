@@ -85,6 +85,7 @@ def test_of_a_file_every_frame_is_predicted_in_order(model: RedModel, clip: Path
     assert own_threads() == []
 
 
+@pytest.mark.slow
 def test_a_slow_model_loses_no_frame_of_a_file(clip: Path) -> None:
     found = list(VideoPredictor(SlowModel(["nerve"]).eval())(str(clip)))
     assert [shown.index for shown in found] == list(range(30)) and found[-1].dropped == 0
@@ -135,6 +136,7 @@ def test_of_a_faster_source_the_newest_frame_wins(model: RedModel) -> None:
     assert np.median([shown.latency_ms for shown in found]) < 120  # its own 40 ms, and waiting while the frame before is at work
 
 
+@pytest.mark.slow
 def test_a_stream_drops_frames_by_itself_and_keeps_up(tmp_path: Path) -> None:
     path = write_with_sound(tmp_path / "a.ts", images(40), rate=50)
     data = path.read_bytes()

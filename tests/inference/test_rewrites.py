@@ -143,6 +143,7 @@ def test_convolution_in_tiles(bias: bool, size: tuple[int, int]) -> None:
     assert moved(conv(x), tiled.by_tiles(x)) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_only_convolutions_of_many_channels_are_tiled() -> None:
     network = nn.Sequential(
         nn.Conv2d(4, 8, 3, padding=1),
@@ -161,6 +162,7 @@ def test_only_convolutions_of_many_channels_are_tiled() -> None:
         assert moved(network(x), compiled(x)) < TOLERANCE
 
 
+@pytest.mark.slow
 def test_segformer_decoder_in_one_layer() -> None:
     network = settle(SegFormer(labels=["background", "bone", "disc"], width=8, decoder_width=16).network)
     rewritten = copy.deepcopy(network)

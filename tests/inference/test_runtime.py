@@ -33,6 +33,8 @@ from spinevision.inference.compiled import CompiledCall
 from spinevision.inference.rewrites import NetworkGraph
 from spinevision.models import find_architecture, list_architectures
 
+QUICK = ("UNet", "ResNetClassifier")
+"""Those that stand for all in the quick run."""
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None and shutil.which("clang++") is None, reason="no C++ compiler")
 
 SMALL = Preprocess((64, 64))
@@ -76,7 +78,7 @@ def running_normalisations(network: nn.Module, x: Tensor) -> list[nn.Module]:
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=pytest.mark.slow) if name == "PNSNet" else name for name in list_architectures()],  # FUNet is like it
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in list_architectures()],
 )
 def test_the_copy_answers_as_the_model_does_and_leaves_it_alone(name: str) -> None:
     model = made(name)
@@ -111,7 +113,7 @@ def not_rewritten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(runtime, "_rewrite", lambda network, example: {})
 
 
-@pytest.mark.parametrize("name", ["UNet", "SegFormer", "FUNet", "ResNetClassifier"])
+@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in ("SegFormer", "FUNet"))])
 def test_bfloat16_is_near_and_its_weights_are_of_that_type(name: str, request: pytest.FixtureRequest) -> None:
     if name == "FUNet":
         request.getfixturevalue("not_rewritten")
@@ -287,6 +289,7 @@ class Doubling(nn.Module):
         return 2 * x
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_batch_is_filled_up_to_the_next_that_was_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
     call = CompiledCall(Doubling(), torch.device("cpu"))
@@ -310,6 +313,7 @@ def test_a_model_that_does_not_resize_needs_sizes(caplog: pytest.LogCaptureFixtu
     assert copy.runtime is not None and not copy.runtime.compiled
 
 
+@pytest.mark.slow
 def test_the_copy_of_a_trained_model_has_no_trainer(trained_run: Path) -> None:
     model = SpineModel.from_checkpoint(trained_run / "checkpoints" / "best.ckpt")
     model._trainer = Trainer(logger=False, enable_checkpointing=False, accelerator="cpu")

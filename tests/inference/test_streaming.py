@@ -97,6 +97,7 @@ def test_it_runs_in_eval_mode_without_gradients_and_puts_the_mode_back() -> None
 # Where a sequence starts anew
 
 
+@pytest.mark.slow
 def test_at_a_scene_cut_a_sequence_starts_anew_and_the_cut_is_counted() -> None:
     model, first, second = clip_model(), film(0), film(3)
     stream = FrameStream(model)
@@ -181,6 +182,7 @@ def cascade() -> SpineCascade:
     return SpineCascade.from_parts(first, clip_model(), gate=0.5)
 
 
+@pytest.mark.slow
 def test_the_gate_is_asked_frame_by_frame_and_shut_starts_anew(cascade: SpineCascade, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, asked = film(), list[int]()
     chances = [0.9, 0.8, 0.5, 0.4, 0.7, 0.9, 0.6]

@@ -41,6 +41,7 @@ def test_published_size() -> None:
     assert (attention.last[1].weight.shape, attention.fuse.weight.shape) == ((2, 5, 1, 1), (5, 20, 1, 1))
 
 
+@pytest.mark.slow
 def test_against_the_pyramid_by_hand() -> None:
     attention = settle(InterFrameAttention(4, 3))
     clips = torch.randn(2, 3, 4, 5, 6)
@@ -106,6 +107,7 @@ class ClipUNet(nn.Module):
         return weights * self.head(features.flatten(0, 1)).unflatten(0, x.shape[:2])
 
 
+@pytest.mark.slow
 def test_both_plug_into_a_unet_which_learns_with_them() -> None:
     network = ClipUNet()
     assert sum(isinstance(module, ChannelSelfAttention) for module in network.modules()) == 9

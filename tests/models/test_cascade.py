@@ -67,6 +67,7 @@ def test_several_classes_shut_off_are_background() -> None:
     assert prediction.probability[0].min() > 1 - 1e-6
 
 
+@pytest.mark.slow
 def test_a_clip_is_gated_frame_by_frame() -> None:
     segmenter = FUNet(["nerve"], preprocess=Preprocess((32, 32)), **FUNet.SMALL)
     frames = [noise(), noise() // 8, noise() // 2]
@@ -233,6 +234,7 @@ def test_a_presence_temperature_that_cannot_be_is_refused(temperature: float) ->
         SpineCascade(["nerve"], **(model.arguments | {"presence_temperature": temperature}))
 
 
+@pytest.mark.slow
 def test_where_the_encoders_of_both_came_from_is_kept(tmp_path: Path) -> None:
     first, second = classifier(), FUNet(["nerve"], preprocess=Preprocess((32, 32)), **FUNet.SMALL)
     first.encoder_source = EncoderSource("timm/resnet18.a1_in1k", "a" * 40, "apache-2.0")

@@ -271,6 +271,7 @@ def test_under_autocast_a_coarse_map_may_leave_the_range_of_float16() -> None:
     assert (mixed - exact).norm() < 0.1 * exact.norm()
 
 
+@pytest.mark.slow
 def test_it_learns_from_a_random_start_with_raw_scores() -> None:
     network = PNSNetNetwork(width=8).train()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)

@@ -192,6 +192,7 @@ def test_a_second_push_keeps_a_persons_text_and_renews_the_rest_and_a_tag_pins_t
     assert "0.500" in card_on(hub, "v1")[1]
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_a_model_tuned_from_the_hub_says_what_it_was_tuned_from(hub: Hub, phantom_folder: Path, tmp_path: Path) -> None:
     commit = tiny().push_to_hub("org/base", license="mit").commit
@@ -280,6 +281,7 @@ def fit(tmp_path: Path, data: Path, callback: HubExport, epochs: int = 2) -> UNe
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_the_best_weights_of_a_fit_are_pushed_privately(hub: Hub, tmp_path: Path, phantom_folder: Path) -> None:
     from huggingface_hub import HfApi
@@ -293,6 +295,7 @@ def test_the_best_weights_of_a_fit_are_pushed_privately(hub: Hub, tmp_path: Path
     assert [tag.name for tag in api.list_repo_refs("org/m").tags] == ["done"]
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_a_failed_push_never_ends_the_training_and_is_tried_again(
     hub: Hub, tmp_path: Path, phantom_folder: Path, caplog: pytest.LogCaptureFixture
@@ -316,6 +319,7 @@ def test_the_callback_refuses_early() -> None:
         HubExport("org/m", "mit", SAID, every_n_epochs=-1)
 
 
+@pytest.mark.slow
 def test_labels_of_pushed_names_are_plain(hub: Hub) -> None:
     model = UNet(LabelSpace(("<b>nerve</b>",)), width=1, preprocess=Preprocess((32, 32)))
     model.push_to_hub("org/m", license="mit")

@@ -49,6 +49,7 @@ def test_any_size_and_type(size):
     assert all(np.flatnonzero(mask == NERVE).size for mask in film(5, 3, size=size, empty_fraction=0)[1])
 
 
+@pytest.mark.slow
 def test_size_changes_pixels_not_the_scene():
     for seed in range(3):
         small, large = (film(seed, 3, size=(side, side), empty_fraction=0)[1] for side in (96, 192))

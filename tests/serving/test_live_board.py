@@ -67,6 +67,7 @@ def test_viewers_share_one_encoding(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 1
 
 
+@pytest.mark.slow
 def test_only_the_newest_frame_is_held() -> None:
     board, held = Board(LABELS, "title"), []
     for index in range(50):

@@ -91,6 +91,7 @@ def test_frames_follow_each_other(server: LiveServer, board: Board) -> None:
     assert "serial" not in nothing_newer
 
 
+@pytest.mark.slow
 def test_a_stall_and_the_end_are_told(server: LiveServer, board: Board) -> None:
     board.publish(fake_frame(0))
     board._arrived_s -= 2.1
@@ -140,6 +141,7 @@ def test_a_port_in_use_is_said(server: LiveServer, board: Board) -> None:
         LiveServer(board, port=99999)
 
 
+@pytest.mark.slow
 def test_a_viewer_that_does_not_read_holds_nobody_up(server: LiveServer, board: Board, caplog: pytest.LogCaptureFixture) -> None:
     noise = fake_frame(0, (900, 1200))
     noise.prediction.frame[:] = np.random.randint(0, 256, noise.prediction.frame.shape)

@@ -63,6 +63,7 @@ def ctrl_c(after_s: float) -> None:
     threading.Timer(after_s, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT)).start()
 
 
+@pytest.mark.slow
 def test_a_source_is_shown_to_its_end(caplog: pytest.LogCaptureFixture) -> None:
     viewer = Viewer(caplog)
     summary = show_page(fake_source(40), LABELS, "title", port=0, wait_for_viewer=True)
@@ -190,6 +191,7 @@ def test_a_file_plays_at_its_own_pace() -> None:
     assert all(0.05 * index <= arrival < 0.05 * index + 0.04 for index, arrival in enumerate(arrivals))
 
 
+@pytest.mark.slow
 def test_a_model_and_a_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with VideoWriter(tmp_path / "in.mp4", rate=20) as video:
         for index in range(10):

@@ -42,6 +42,7 @@ def shown_pixel(window: object, column: float) -> np.ndarray:
     return np.array(window._root.tk.call(str(photo), "get", int(column * photo.width()), photo.height() // 2))  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 def test_the_window(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from spinevision.serving.window import LiveWindow
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from red_model import RedClipModel, RedModel, red_frame
 
 from spinevision.labels import LabelSpace
 from spinevision.models.resnet import ResNetClassifier
@@ -18,7 +19,6 @@ from spinevision.serving.space import answers, clips, uploads, words
 from spinevision.serving.space.uploads import Upload, read_image, sentence_of
 from spinevision.structures import MaskPrediction
 from spinevision.video import VideoError, VideoWriter, read_mask_video
-from tests.red_model import RedClipModel, RedModel, red_frame
 
 CLASSES = ["background", "nerve", "bleeding"]
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from browser import Browser
 from PIL import Image
+from red_model import RedModel, red_frame
+from test_space import thirds, write_clip
 
 from spinevision.labels import LabelSpace
-from tests.red_model import RedModel, red_frame
-from tests.serving.browser import Browser
-from tests.serving.test_space import thirds, write_clip
 
-pytest.importorskip("gradio")
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
-pytestmark = [pytest.mark.slow, pytest.mark.network, pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.network,
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed"),
+    pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the extra demo is not installed"),
+]
 
 EVIL = "<img src=x onerror=window.ran=1>${window.ran=2}{{7*7}}"
 CLASSES = ["background", "nerve", EVIL]

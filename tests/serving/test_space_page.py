@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from red_model import RedModel, red_frame
+from test_space import CLASSES, thirds, write_clip
 
 from spinevision.images import read_mask
 from spinevision.models.resnet import ResNetClassifier
@@ -21,10 +24,8 @@ from spinevision.preprocess import Preprocess
 from spinevision.serving.space import page, serve, show_space, uploads
 from spinevision.serving.space.page import build_page, write_examples
 from spinevision.structures import MaskPrediction
-from tests.red_model import RedModel, red_frame
-from tests.serving.test_space import CLASSES, thirds, write_clip
 
-gradio = pytest.importorskip("gradio")
+pytestmark = pytest.mark.skipif(importlib.util.find_spec("gradio") is None, reason="the extra demo is not installed")
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +37,8 @@ def frame(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def warned(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    import gradio
+
     said: list[str] = []
     monkeypatch.setattr(gradio, "Warning", lambda message, duration: said.append(message))
     return said
@@ -62,6 +65,8 @@ def test_a_frame_is_answered_and_redrawn_without_asking_again(frame: Path, monke
     changed = (np.asarray(picture) != np.asarray(redrawn)).any(axis=2)
     assert np.array_equal(changed, thirds() == 1)
     assert np.asarray(parts.redraw(answer, ["bleeding"], 7.0)).tolist() == np.asarray(redrawn).tolist()
+    import gradio
+
     assert parts.redraw(None, ["bleeding"], 1.0) == gradio.skip()
 
 
@@ -163,6 +168,7 @@ def predict(address: str, name: str, data: list[object]) -> str:
         return answer.read().decode()
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_a_program_gets_an_answer_through_the_client(address: str, frame: Path, tmp_path: Path) -> None:
     from gradio_client import Client, handle_file
@@ -196,6 +202,7 @@ def test_nothing_is_fetched_from_elsewhere(address: str) -> None:
     assert ask(address, "gradio_api/startup-events", Host="evil.example")[0] == 403
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_too_large_a_file_is_refused_while_it_comes(frame: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serve, "UPLOAD_MB", 1)

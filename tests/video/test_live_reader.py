@@ -35,6 +35,7 @@ def test_a_stream_gives_every_frame_and_its_time(stream: Path) -> None:
     assert video.damaged == 0
 
 
+@pytest.mark.slow
 def test_pictures_of_a_camera_page_get_the_time_of_their_arrival() -> None:
     """Motion JPEG has no times; FFmpeg would make up 25 frames a second."""
     pictures = []
@@ -73,6 +74,7 @@ def test_damage_is_left_out_and_counted(stream: Path) -> None:
         assert np.abs(levels - frame.image.mean()).min() < 8  # what follows on a lost picture may be a little off
 
 
+@pytest.mark.slow
 def test_a_source_that_falls_silent_is_said_to(stream: Path) -> None:
     seen = 0
     with (
