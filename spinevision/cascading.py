@@ -90,8 +90,7 @@ def make_cascade(
     asked = {"classifier": first.source, "segmenter": second.source, "sensitivity": sensitivity}
     settings = {**asked, "data": {"root": data, "clips": asdict(second.clips)}}
     write_text(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
-    shared = {key: value for key, value in results.items() if not key.startswith("per_")}
-    cascade.cpu().save_pretrained(output / "model", results=shared)
+    cascade.cpu().save_pretrained(output / "model", results=results)
     lines = [_gate_line(cascade.gate, part, gate[part]) for part in ("validation", "test")]
     return "\n".join([*lines, text, f"run folder: {output}"])
 

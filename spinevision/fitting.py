@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from spinevision.data.datamodule import SpineDataModule
 from spinevision.files import write_text
 from spinevision.fit_options import HELP, own_options, parse, plain_errors
+from spinevision.hub.results import public_name
 from spinevision.inference.benchmark.machine import hardware
 from spinevision.models.base import SpineModel
 from spinevision.recipes import UsageError, read_recipe, recipe_architecture, recipe_card, recipe_path
@@ -98,9 +99,10 @@ def fit(arguments: Sequence[str]) -> str:
         raise KeyboardInterrupt(f"the best weights so far are in {output / 'model'}; {advice}")
     device = trainer.strategy.root_device
     training = {
-        "recipe": ", ".join(map(_public_name, options.config or ["default"])),
-        "started_from": options.source and _public_name(options.source),
+        "recipe": ", ".join(map(public_name, options.config or ["default"])),
+        "started_from": options.source and public_name(options.source),
         "encoder_weights": None if model.encoder_source is None else asdict(model.encoder_source),
+        "data": public_name(str(data.root)),
         "frames": len(data.rows("train")),
         f"{data.splits.unit}s": len({row.group(data.splits.unit) for row in data.rows("train")}),
         "epochs": trainer.current_epoch,
@@ -173,16 +175,9 @@ def _finish(model: SpineModel, data: SpineDataModule, output: Path, training: di
     part = "test" if data.rows("test") else "validation"
     about = {
         "model": describe_model(model, output.name),
-        "data": {"source": _public_name(str(data.root)), "part": part},
+        "data": {"source": public_name(str(data.root)), "part": part},
         "training": training,
     }
     results, text = score(model, data.rows(part), data.report, data.splits.unit, output, about, data.clips)
-    # The model folder may be published: it names no patient.
-    shared = {key: value for key, value in results.items() if not key.startswith("per_")}
-    model.cpu().save_pretrained(output / "model", results=shared, text=card)
+    model.cpu().save_pretrained(output / "model", results=results, text=card)
     return text
-
-
-def _public_name(source: str) -> str:
-    """A file's or folder's name without the way to it, which may name people; a Hub id as it is."""
-    return Path(source).resolve().name if Path(source).exists() else source

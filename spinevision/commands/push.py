@@ -46,22 +46,24 @@ def configure(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> str:
     """Push the model and say where it lies."""
     from spinevision.hub.config import ModelFolderError, read_json
-    from spinevision.hub.folder import CARD, CONFIG, RESULTS
+    from spinevision.hub.folder import CONFIG
     from spinevision.models.persistence import model_config
     from spinevision.models.publishing import check_publishable
     from spinevision.runs import open_model
+    from spinevision.serving.space import check_space, push_space
 
+    if arguments.space and arguments.create_pr:
+        raise ValueError("a Space shows a commit, which a pull request is not yet; push the Space once it is merged")
     model = open_model(arguments.model).model
     source = Path(arguments.model)
     folder = source / "model" if (source / "model" / CONFIG).is_file() else source
-    known = {"license": model.license, **(model.provenance or {})}
+    known: dict[str, Any] = {}
     if (source / ANSWERS).is_file():
-        kept = read_json(source / ANSWERS)
-        if not isinstance(kept, dict):
+        known = read_json(source / ANSWERS)
+        if not isinstance(known, dict):
             raise ModelFolderError(f"{source / ANSWERS} does not hold the answers of an earlier push; correct or remove it")
-        known |= kept
-    given = {name: getattr(arguments, name) for name in _QUESTIONS}
-    known |= {name: value for name, value in given.items() if value is not None}
+    for said in ({"license": model.license, **(model.provenance or {})}, {name: getattr(arguments, name) for name in _QUESTIONS}):
+        known |= {name: value for name, value in said.items() if value is not None}
     needed = [*_QUESTIONS] if model.trained else ["license"]
     if sys.stdin.isatty():
         _ask(known, needed)
@@ -73,7 +75,8 @@ def run(arguments: argparse.Namespace) -> str:
         from spinevision.files import write_json
 
         write_json(source / ANSWERS, {"license": license_name, **known})
-    results, card = folder / RESULTS, folder / CARD
+    if arguments.space:
+        check_space(arguments.space, private=arguments.private)
     pushed = model.push_to_hub(
         arguments.repo_id,
         private=arguments.private,
@@ -82,9 +85,8 @@ def run(arguments: argparse.Namespace) -> str:
         create_pr=arguments.create_pr,
         license=license_name,
         provenance=known,
-        results=read_json(results) if results.is_file() else None,
         examples=arguments.examples,
-        card=card.read_text(encoding="utf-8") if card.is_file() else None,
+        beside=folder if folder.is_dir() else None,
     )
     lines = [f"pushed to {pushed.repo_id}, commit {pushed.commit}"]
     if pushed.pull_request:
@@ -93,10 +95,12 @@ def run(arguments: argparse.Namespace) -> str:
         version = json.dumps(arguments.tag or pushed.commit)
         lines.append(f"  {type(model).__name__}.from_pretrained({json.dumps(pushed.repo_id)}, revision={version})")
     if arguments.space:
-        from spinevision.serving.space import push_space
-
-        address = push_space(pushed.repo_id, arguments.space, commit=pushed.commit, private=arguments.private)
-        lines.append(f"Space: {address}")
+        try:
+            lines.append(f"Space: {push_space(pushed.repo_id, arguments.space, commit=pushed.commit, private=arguments.private)}")
+        except (ValueError, OSError) as error:
+            raise ValueError(
+                f"the model is pushed ({pushed.repo_id}, commit {pushed.commit}), the Space is not: {error}"
+            ) from error
     return "\n".join(lines)
 
 

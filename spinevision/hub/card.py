@@ -11,7 +11,7 @@ from spinevision.hub.card_text import fill, merge_metadata, read_metadata, renew
 from spinevision.hub.config import LIBRARY, ModelConfig
 from spinevision.hub.folder import EXAMPLE
 from spinevision.hub.markdown import bullets, cell, table
-from spinevision.hub.model_index import hub_datasets, is_ours, metric_names, model_index, results_markdown, task_of
+from spinevision.hub.model_index import HUB_METRICS, hub_datasets, is_ours, metric_names, model_index, results_markdown, task_of
 from spinevision.labels import IGNORE_INDEX, LabelSpace
 
 TASK_TAGS = {"image-segmentation": ("semantic-segmentation",)}
@@ -70,13 +70,16 @@ def _front_matter(config: ModelConfig, metadata: str, results: dict[str, Any] | 
         ours["license"] = config.license
     if config.base_model:
         ours |= {"base_model": config.base_model.partition("@")[0], "base_model_relation": "finetune"}
+    elif known.get("base_model_relation") == "finetune":  # of an earlier model
+        ours |= {"base_model": None, "base_model_relation": None}
     measured = _measured(config, results)
     try:
         ours["tags"] = shared([*TAGS, *TASK_TAGS.get(task, ()), config.architecture.lower()], known.get("tags"))
         if trained_on := hub_datasets(results):
             ours["datasets"] = shared(trained_on, known.get("datasets"))
-        if measured:
-            ours["metrics"] = shared(metric_names(measured), known.get("metrics"))
+        metrics = [name for name in shared([], known.get("metrics")) if name not in HUB_METRICS.values()]
+        if measured or metrics != shared([], known.get("metrics")):
+            ours["metrics"] = [*metric_names(measured), *metrics] or None
         for key, fresh, is_own in ((_INDEX, measured, is_ours), (_WIDGET, [*map(dict, widget)], _is_our_example)):
             if not isinstance(present := known.get(key) or [], list):
                 raise ValueError(f"its {key} is not a list")

@@ -29,7 +29,7 @@ CARD = "README.md"
 RESULTS = "results.json"
 TEXT_FILES = frozenset({CARD, RESULTS, "LICENSE", "CITATION.bib", "handler.py", "requirements.txt", "preprocessor_config.json"})
 """The text files that may lie beside the weights and are uploaded with them."""
-EXAMPLE = re.compile(r"examples/[a-z0-9-]{1,64}\.(png|jpg)")
+EXAMPLE = re.compile(r"examples/frame-[0-9]{1,2}(-overlay)?\.(png|jpg)")
 """Example frames and their overlays, for the card; at most :data:`MAX_EXAMPLES` of them."""
 MAX_EXAMPLES = 16
 

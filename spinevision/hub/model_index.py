@@ -39,7 +39,7 @@ METRICS = {
 }
 """The scores that go into the metadata, by their name in ``results.json``, and what they are called there and in the table."""
 
-_HUB_METRICS = {"dice": "dice", "iou": "mean_iou", "auroc": "roc_auc", "precision": "precision", "recall": "recall"}
+HUB_METRICS = {"dice": "dice", "iou": "mean_iou", "auroc": "roc_auc", "precision": "precision", "recall": "recall"}
 _HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+")
 
 
@@ -86,16 +86,16 @@ def model_index(results: Mapping[str, Any], *, architecture: str, dataset: str) 
 
 
 def hub_datasets(results: Mapping[str, Any] | None) -> list[str]:
-    """The Hub id of the dataset that results were measured on; a local folder is nobody else's business."""
-    data = (results or {}).get("data")
-    source = data.get("source") if isinstance(data, dict) else None
+    """The Hub id of the dataset that a model was trained on; a local folder is nobody else's business."""
+    training = (results or {}).get("training")
+    source = training.get("data") if isinstance(training, dict) else None
     return [source] if isinstance(source, str) and _HUB_ID.fullmatch(source) else []
 
 
 def metric_names(index: list[dict[str, Any]]) -> list[str]:
     """The Hub's names for the kinds of scores in a model-index."""
     kinds = {metric["type"].split("_")[0] for entry in index for metric in entry["results"][0]["metrics"]}
-    return [name for kind, name in _HUB_METRICS.items() if kind in kinds]
+    return [name for kind, name in HUB_METRICS.items() if kind in kinds]
 
 
 def is_ours(entry: Any) -> bool:

@@ -78,25 +78,27 @@ class HubExport(Callback):
         trial = trainer.fast_dev_run  # type: ignore[attr-defined]  # set from outside of the class
         if nothing_new or trial or not trainer.is_global_zero:
             return
-        try:
-            model = pl_module if best is None else SpineModel.from_checkpoint(best[0])
-            assert isinstance(model, SpineModel)
-            info = model.push_to_hub(
-                self.repo_id,
-                private=self.private,
-                branch=self.branch,
-                tag=tag,
-                license=self.license,
-                provenance=self.provenance,
-            )
-        except Exception as error:  # whatever the network or the Hub does, the training is worth more
-            reason = " ".join(str(error).split())
-            kept = f"the weights are in {best[0]}" if best else "no checkpoint was kept"
-            later = kept if last else "it is tried again later"
-            logger.warning("the push to %s failed, %s (%s)", self.repo_id, later, reason)
-            return
-        self._pushed = best
-        logger.info("pushed to %s, commit %s", info.repo_id, info.commit)
+        kept = f"the weights are in {best[0]}" if best else "no checkpoint was kept"
+        for name in dict.fromkeys((tag, None)):  # with a tag that exists already, at least without it
+            try:
+                model = pl_module if best is None else SpineModel.from_checkpoint(best[0])
+                assert isinstance(model, SpineModel)
+                info = model.push_to_hub(
+                    self.repo_id,
+                    private=self.private,
+                    branch=self.branch,
+                    tag=name,
+                    license=self.license,
+                    provenance=self.provenance,
+                )
+            except Exception as error:  # whatever the network or the Hub does, the training is worth more
+                reason = " ".join(str(error).split())
+                later = "it is tried again without the tag" if name else kept if last else "it is tried again later"
+                logger.warning("the push to %s failed, %s (%s)", self.repo_id, later, reason)
+            else:
+                self._pushed = best
+                logger.info("pushed to %s, commit %s", info.repo_id, info.commit)
+                return
 
     @staticmethod
     def _best(trainer: Trainer) -> tuple[str, float] | None:

@@ -17,6 +17,7 @@ from spinevision.hub.card import render_card
 from spinevision.hub.config import ModelConfig, ModelFolderError, listed
 from spinevision.hub.endpoint import endpoint_files
 from spinevision.hub.folder import CARD, CONFIG, RESULTS, read_config, read_golden, read_tensors, write_model_folder
+from spinevision.hub.results import public_results, read_results
 from spinevision.hub.transport import resolve
 from spinevision.labels import LabelSpace
 from spinevision.models import find_architecture
@@ -58,7 +59,7 @@ def save_pretrained(
         folder: written anew as a whole; what a person added to an earlier model folder is kept.
         license: of the weights, as the Hub names it, such as ``apache-2.0``; None keeps what is known of a loaded model.
         provenance: where the training data came from (``data_source``, ``patients``, ``device``, ``intended_use``); likewise.
-        results: what ``spinevision evaluate`` found.
+        results: what ``spinevision evaluate`` found; what it says of single patients and where files lie stays here. None as above.
         text: Markdown for a new card, written by a person: data, intended use, limits.
 
     Raises:
@@ -80,11 +81,13 @@ def write_model(
     repo_id: str | None = None,
     text: str = "",
     examples: Examples = NO_EXAMPLES,
+    beside: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a model folder whose card is new, or renews the one that exists."""
-    found = None if results is None else dict(results)
+    """Write a model folder whose card is new, or renews the one that exists; ``beside`` it further text files."""
+    known = model.results if results is None else results
+    found = None if known is None else public_results(known)
     card = render_card(config, results=found, text=text, existing=existing, repo_id=repo_id, widget=examples.widget)
-    files = {CARD: card, **endpoint_files()}
+    files = {CARD: card, **endpoint_files(), **(beside or {})}
     if found is not None:
         files[RESULTS] = json_text(found)
     write_model_folder(folder, config, model.network.state_dict(), golden_record(model), files, examples.pictures)
@@ -97,6 +100,8 @@ def model_config(model: SpineModel, license_name: str | None, provenance: Mappin
         ModelFolderError: a class that is not in the table of architectures, an inference copy, or a value that cannot be written.
     """
     kind = type(model)
+    if model.moved:  # trained without Lightning, or filled by hand, since it was made or loaded
+        model.tune()
     if model.runtime is not None:
         raise ModelFolderError("this is an inference copy, made for one machine; save the model that it was made from")
     if _find(kind.__name__, "this model") is not kind:
@@ -155,6 +160,7 @@ def load_pretrained(
     if verify and not fresh:
         compare_golden(model, read_golden(folder), str(source))
     model.take_history(config, info, str(source))
+    model.results = read_results(folder)
     if fresh:
         model.tune()
     if target is not None or dtype is not None:

@@ -31,6 +31,8 @@ def fill_encoder(model: SpineModel, source: str | Path, token: str | bool | None
         conversion = convert(found.tensors, wanted, model.WEIGHTS)
     except WeightError as error:
         raise WeightError(f"{found.source}: {error}") from error
+    if model.trained:
+        model.tune()
     with torch.no_grad():
         for key, tensor in conversion.tensors.items():
             state[key].copy_(tensor)

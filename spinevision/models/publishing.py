@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spinevision.hub.config import ModelConfig, ModelFolderError, nearest
+from spinevision.hub.folder import CARD
 from spinevision.hub.transport import HubInfo, push_folder, read_card
 from spinevision.images import ImageSource
 from spinevision.models.examples import make_examples
@@ -38,7 +39,7 @@ def push_to_hub(
     provenance: Mapping[str, Any] | None = None,
     results: Mapping[str, Any] | None = None,
     examples: Sequence[ImageSource] | None = None,
-    card: str | None = None,
+    beside: str | Path | None = None,
 ) -> HubInfo:
     """Save, load back, compare and only then upload, in one commit; a person's text on the card there is kept.
 
@@ -53,9 +54,10 @@ def push_to_hub(
         license: of the weights, required; None takes that of a loaded model that was not trained since.
         provenance: of a trained model ``data_source``, ``patients`` (a number), ``device`` and ``intended_use``, required; None
             as for the licence.
-        results: what ``spinevision evaluate`` found.
+        results: what ``spinevision evaluate`` found, of which nothing that names a patient or a folder is uploaded; None as for
+            the licence.
         examples: frames to show on the card with the model's answer; None shows generated scenes. No other image is uploaded.
-        card: Markdown to begin with where the repository has no card, such as that of a model folder.
+        beside: a model folder whose LICENSE and CITATION.bib go along, and whose card to begin with where the repository has none.
 
     Returns:
         The repository and the new commit.
@@ -69,8 +71,10 @@ def push_to_hub(
     pictures = make_examples(model, examples)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch) / "model"
-        existing = read_card(repo_id, branch=branch, token=token) or card
-        write_model(model, folder, config, results, existing, repo_id=repo_id, examples=pictures)
+        texts = {} if beside is None else _texts(Path(beside))
+        own_card = texts.pop(CARD, None)
+        existing = read_card(repo_id, branch=branch, token=token) or own_card
+        write_model(model, folder, config, results, existing, repo_id=repo_id, examples=pictures, beside=texts)
         type(model).from_pretrained(folder)
         return push_folder(
             folder,
@@ -82,6 +86,15 @@ def push_to_hub(
             token=token,
             message=f"{config.architecture} for {', '.join(config.labels)}",
         )
+
+
+def _texts(folder: Path) -> dict[str, str]:
+    """What a person wrote for a model folder."""
+    paths = [folder / name for name in (CARD, "LICENSE", "CITATION.bib")]
+    try:
+        return {path.name: path.read_text(encoding="utf-8") for path in paths if path.is_file()}
+    except UnicodeDecodeError as error:
+        raise ModelFolderError(f"a text in {folder} is not UTF-8 ({error}); save it as UTF-8") from error
 
 
 def check_publishable(config: ModelConfig) -> None:

@@ -39,8 +39,8 @@ class WeightHistory:
     """The part of a model that knows where its weights come from.
 
     ``hub_info`` is where on the Hub exactly these weights lie, ``base_model`` what they were tuned from (``org/name@commit``),
-    ``license`` and ``provenance`` what their folder says of them, ``encoder_source`` the published weights that the encoder
-    started with; each None where there is nothing to say.
+    ``license``, ``provenance`` and ``results`` what their folder says of them, ``encoder_source`` the published weights that the
+    encoder started with; each None where there is nothing to say.
     """
 
     HEAD: ClassVar[tuple[str, ...]] = ("head",)
@@ -61,16 +61,20 @@ class WeightHistory:
         self.base_model: str | None = None
         self.license: str | None = None
         self.provenance: dict[str, Any] | None = None
+        self.results: dict[str, Any] | None = None
         self.encoder_source: EncoderSource | None = None
         self._trained, self._start = False, self._copy_head()
 
     @property
     def trained(self) -> bool:
         """Whether the weights are others than those it was made with; published weights of an encoder alone do not count."""
-        moved = (
-            not torch.equal(then, now.to(then)) for then, now in zip(self._start, self._copy_head(), strict=True) if not now.is_meta
-        )
-        return self._trained or any(moved) or any(part.trained for part in self.parts.values())
+        return self._trained or self.moved or any(part.trained for part in self.parts.values())
+
+    @property
+    def moved(self) -> bool:
+        """Whether the head's weights are others than when the model was made, loaded or last tuned; rounding does not count."""
+        pairs = zip(self._start, self._copy_head(), strict=True)
+        return any(not _same(then, now) for then, now in pairs if not now.is_meta)
 
     def start_here(self, *, trained: bool) -> None:
         """Take the weights as they are for those that this model starts with."""
@@ -90,8 +94,9 @@ class WeightHistory:
 
     def tune(self) -> None:
         """From here on the weights are others: what was said of them no longer holds, but where they came from is kept."""
-        self._trained = True
-        self.base_model, self.hub_info, self.license, self.provenance = self.origin, None, None, None
+        self._trained, self._start = True, self._copy_head()
+        self.base_model, self.hub_info = self.origin, None
+        self.license, self.provenance, self.results = None, None, None
 
     def history(self) -> dict[str, Any]:
         """What provenance says of the training: the published weights that encoders started with, and single frames alone."""
@@ -124,6 +129,11 @@ class WeightHistory:
                 "%s has learnt from single frames alone, so it takes each frame for itself; train it on clips to use it on clips",
                 where,
             )
+
+
+def _same(then: Tensor, now: Tensor) -> bool:
+    """Whether weights are equal, or were so until they were rounded to half precision."""
+    return any(torch.equal(then.to(kind).to(now), now) for kind in (now.dtype, torch.float16, torch.bfloat16))
 
 
 def encoder_source(record: Any, where: str) -> EncoderSource | None:

@@ -82,6 +82,8 @@ def test_a_new_model_is_untrained_until_a_weight_of_its_head_moves() -> None:
     model.network.load_state_dict(tiny().network.state_dict())  # weights from elsewhere, by hand
     assert model.trained
     assert trained(tiny()).trained
+    for dtype in (torch.float16, torch.bfloat16):
+        assert not tiny().to(dtype).float().trained
     cascade = SpineCascade.from_parts(ResNetClassifier(["presence"], **ResNetClassifier.SMALL), tiny())
     assert not cascade.trained
     assert SpineCascade.from_parts(ResNetClassifier(["presence"], **ResNetClassifier.SMALL), trained(tiny())).trained
@@ -95,6 +97,8 @@ def test_what_a_folder_says_comes_back_and_is_forgotten_by_training(tmp_path: Pa
     again = json.loads((tmp_path / "b" / "config.json").read_text())
     assert (again["license"], again["provenance"], again["trained"]) == ("mit", SAID, True)
     assert SpineModel.from_pretrained(tmp_path / "a", labels=["disc"]).provenance is None
+    trained(model).save_pretrained(tmp_path / "d")  # by hand, without Lightning
+    assert json.loads((tmp_path / "d" / "config.json").read_text())["license"] is None
     tiny().save_pretrained(tmp_path / "c", license="mit")
     untrained = SpineModel.from_pretrained(tmp_path / "c")
     assert not untrained.trained
@@ -102,6 +106,26 @@ def test_what_a_folder_says_comes_back_and_is_forgotten_by_training(tmp_path: Pa
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     Trainer(max_steps=1, limit_val_batches=0, default_root_dir=tmp_path, **quiet).fit(untrained, data)
     assert (untrained.trained, untrained.license) == (True, None)
+
+
+def test_results_stay_with_the_weights_they_were_measured_on(tmp_path: Path) -> None:
+    found = {"classes": {"nerve": {"dice_per_image": 0.5}}, "per_patient": {"p1": {}}}
+    trained(tiny()).save_pretrained(tmp_path / "a", results=found)
+    model = SpineModel.from_pretrained(tmp_path / "a")
+    model.save_pretrained(tmp_path / "a", license="mit")
+    assert json.loads((tmp_path / "a" / "results.json").read_text()) == {"classes": found["classes"]}
+    trained(model).save_pretrained(tmp_path / "a")
+    assert not (tmp_path / "a" / "results.json").exists()
+    assert "No results have been measured" in (tmp_path / "a" / "README.md").read_text()
+
+
+def test_a_persons_pictures_stay(tmp_path: Path) -> None:
+    tiny().save_pretrained(tmp_path / "a")
+    (tmp_path / "a" / "examples").mkdir()
+    for name in ("case-7.jpg", "frame-1.png"):
+        (tmp_path / "a" / "examples" / name).write_bytes(b"x")
+    tiny().save_pretrained(tmp_path / "a")
+    assert [path.name for path in (tmp_path / "a" / "examples").iterdir()] == ["case-7.jpg"]
 
 
 # What must be said
@@ -162,14 +186,25 @@ def test_a_second_push_keeps_a_persons_text_and_renews_the_rest_and_a_tag_pins_t
     from huggingface_hub import HfApi
 
     def results(dice: float) -> dict:
-        return {"data": {"source": "org/frames", "part": "test"}, "classes": {"nerve": {"dice_per_image": dice}}}
+        return {
+            "data": {"source": "/home/dr/SMITH", "part": "test", "split_from": "the run /home/dr/run"},
+            "training": {"data": "org/frames"},
+            "classes": {"nerve": {"dice_per_image": dice}},
+            "per_patient": {"SMITH^JOHN": {"dice": 0.5}},
+        }
 
     model = trained(tiny()).eval()
-    model.push_to_hub("org/m", license="mit", provenance=SAID, results=results(0.5), tag="v1", card="# m\n\nFrom the folder.\n")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "README.md").write_text("# m\n\nFrom the folder.\n")
+    (tmp_path / "notes" / "LICENSE").write_text("Do good.")
+    model.push_to_hub("org/m", license="mit", provenance=SAID, results=results(0.5), tag="v1", beside=tmp_path / "notes")
     first_logits = model(torch.ones(1, 3, 32, 32))
     api = HfApi(endpoint=hub.endpoint, token=TOKEN)
     metadata, body = card_on(hub)
     assert "From the folder." in body
+    assert file_on(hub, "LICENSE") == b"Do good."
+    told = file_on(hub, "results.json").decode()
+    assert "SMITH^JOHN" not in told and "/home" not in told and '"source": "SMITH"' in told
     assert (metadata["datasets"], metadata["metrics"]) == (["org/frames"], ["dice"])
     mine = {"src": "https://example.org/mine.png", "example_title": "mine", "output": {"url": "x.png"}}
     edited = file_on(hub, "README.md").decode().replace("# m\n", "# m\n\nWritten by hand.\n")
@@ -190,6 +225,8 @@ def test_a_second_push_keeps_a_persons_text_and_renews_the_rest_and_a_tag_pins_t
     old = SpineModel.from_pretrained("org/m@v1")
     assert torch.equal(old(torch.ones(1, 3, 32, 32)), first_logits)
     assert "0.500" in card_on(hub, "v1")[1]
+    old.push_to_hub("org/m", branch="old")  # as it was: licence, provenance and results are known
+    assert "0.500" in card_on(hub, "old")[1]
 
 
 @pytest.mark.slow
