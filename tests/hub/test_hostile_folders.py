@@ -32,7 +32,9 @@ from spinevision.preprocess import Preprocess
 KINDS = ("UNet", "ResNetClassifier", "SwinUNet", "SegFormer")
 RARE = ("FUNet", "TransUNet", "PPLiteSeg", "MobileNetV3Classifier")
 """Those that take longer to build: one case in 25."""
-QUICK, MANY = 100, 10_000
+QUICK = 100
+MANY = int(os.environ.get("SPINEVISION_DAMAGED_FOLDERS", "1500"))
+"""How many the slow run tries; `make fuzz` tries ten thousand, in some minutes."""
 MAX_S, MAX_GROWTH_KIB = 3.0, 400_000
 
 NUMBERS = (0, -1, 1, 2, 3, 7, 128, 1000, 10**6, 10**9, 2**31, 2**63, 10**30, 10**400, -(10**9), 0.5, 1e-300, 1e308, -0.0)
@@ -265,10 +267,10 @@ def test_damaged_folders_are_refused_in_one_sentence(models: list[Path], tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("part", range(5))
-def test_ten_thousand_damaged_folders_are_refused_in_one_sentence(part: int, models: list[Path], tmp_path: Path) -> None:
-    first = QUICK + part * MANY // 5
-    assert failures(models, range(first, first + MANY // 5), tmp_path) == []
+@pytest.mark.parametrize("part", range(2))
+def test_many_damaged_folders_are_refused_in_one_sentence(part: int, models: list[Path], tmp_path: Path) -> None:
+    first = QUICK + part * MANY // 2
+    assert failures(models, range(first, first + MANY // 2), tmp_path) == []
 
 
 def test_most_damages_are_noticed_and_some_leave_a_model_that_loads(models: list[Path], tmp_path: Path) -> None:

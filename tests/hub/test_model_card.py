@@ -166,3 +166,16 @@ def test_metadata_that_cannot_be_read_are_refused(config, front):
     with pytest.raises(ModelFolderError, match="metadata at the top") as refused:
         render_card(config, results=None, existing=f"---\n{front}\n---\nHello.\n")
     assert "\n" not in str(refused.value)
+
+
+def test_what_an_earlier_model_said_of_itself_goes(config):
+    scores = {"classes": {"nerve": {"dice_per_image": 0.5}}}
+    results = {**scores, "data": {"source": "org/tested-on"}, "training": {"data": "org/trained-on"}}
+    old = render_card(replace(config, base_model=f"org/base@{40 * 'a'}"), results=results)
+    assert metadata(old)["base_model"] == "org/base"
+    assert metadata(old)["datasets"] == ["org/trained-on"]
+    assert metadata(old)["metrics"] == ["dice"]
+    old = old.replace("\nmetrics:\n", "\nmetrics:\n- mine\n")
+    new = metadata(render_card(config, results=None, existing=old))
+    assert "base_model" not in new and "base_model_relation" not in new
+    assert new["metrics"] == ["mine"]

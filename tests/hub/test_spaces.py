@@ -16,7 +16,7 @@ from PIL import Image
 from spinevision.hub import client, spaces, transport
 from spinevision.hub.config import ModelFolderError
 from spinevision.hub.folder import write_model_folder
-from spinevision.hub.spaces import ModelAccess, model_access, push_space_files, render_space_card
+from spinevision.hub.spaces import ModelAccess, model_access, push_space_files, read_space_card, render_space_card
 from spinevision.hub.transport import push_folder
 from spinevision.serving.space import push
 from spinevision.serving.space.push import push_space, space_files
@@ -125,6 +125,19 @@ def test_a_readme_that_a_person_edited_keeps_its_words_and_keys() -> None:
     assert again == renewed
 
 
+def test_the_lines_of_a_persons_metadata_stay_as_they_are() -> None:
+    theirs = "emoji: 🧠  # chosen by all\n# Not t4: too dear.\nsuggested_hardware: 'cpu-basic'\ntags: [spine,   nerve]\n"
+    files = space_files(MODEL, existing=f"---\nsdk: gradio\nsdk_version: 5.0.0\n{theirs}---\nWords\n")
+    text = files["README.md"].decode()
+    assert theirs in text
+    metadata = front(text)
+    assert (metadata["sdk_version"], metadata["title"], metadata["license"]) == ("6.31.0", "m", "apache-2.0")
+    assert text.count("suggested_hardware") == text.count("sdk_version") == 1
+    assert space_files(MODEL, existing=text) == files
+    new = space_files(MODEL)
+    assert space_files(MODEL, existing=new["README.md"].decode()) == new
+
+
 @pytest.mark.parametrize("existing", ["just words", "---\ntitle: x\n---\nwords\r\nmore", "\ufeff---\n---\n", ""])
 def test_any_readme_gets_our_keys_and_keeps_its_text(existing: str) -> None:
     text = render_space_card({"sdk": "gradio"}, {"title": "m"}, "new text", "block", existing)
@@ -215,6 +228,32 @@ def test_what_cannot_be_is_refused_before_anything_is_made(hub, model, tmp_path)
     with pytest.raises(PermissionError):
         push_space("org/m", "org/demo", token=READER)
     assert not api(hub).repo_exists("org/demo", repo_type="space")
+
+
+@pytest.mark.network
+def test_a_readme_that_is_damaged_on_the_way_is_fetched_again(hub, model) -> None:
+    push_space("org/m", "org/demo", token=TOKEN)
+    rule = hub.faults.add("corrupt", r"GET /spaces/org/demo/resolve", after=200)
+    assert read_space_card("org/demo", token=TOKEN) == read(hub, "README.md")
+    assert rule["fired"] == 1
+
+
+@pytest.mark.network
+def test_a_readme_of_the_cache_is_not_taken_for_that_of_the_space(hub, model) -> None:
+    push_space("org/m", "org/demo", token=TOKEN)
+    read(hub, "README.md")
+    hub.faults.add("status", "(GET|HEAD) .*/spaces/org/demo", times=-1, status=503)
+    with pytest.raises(OSError, match="could not be had from the Hub in 3 tries"):
+        read_space_card("org/demo", token=TOKEN)
+
+
+@pytest.mark.network
+def test_a_space_that_somebody_else_makes_public_meanwhile_is_refused(hub, monkeypatch) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.repo_exists", lambda *arguments, **options: False)
+    api(hub).create_repo("org/demo", repo_type="space", space_sdk="gradio", private=False)
+    with pytest.raises(ModelFolderError, match="exists and is public; a push does not change that"):
+        push_space_files("org/demo", {"README.md": b"---\nsdk: gradio\n---\n"}, token=TOKEN)
+    assert api(hub).list_repo_files("org/demo", repo_type="space") == [".gitattributes"]
 
 
 @pytest.mark.network
