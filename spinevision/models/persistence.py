@@ -155,6 +155,7 @@ def load_pretrained(
         tensors |= {name: tensor for name, tensor in new.network.state_dict().items() if name in head}
         logger.warning("labels %s replace %s; made anew: %s", [*model.labels], [*saved], ", ".join(sorted(head)))
     _fill(model, tensors, stored)
+    model.eval()
     if not fresh:
         model.set_operating_point(config.operating_point)
     if verify and not fresh:
@@ -167,7 +168,7 @@ def load_pretrained(
         model.to(device=target, dtype=dtype)
     origin = f"{source} at {info.commit}" if info else source
     logger.info("loaded %d tensors of %s from %s", len(tensors) - len(head), config.architecture, origin)
-    return model.eval()
+    return model
 
 
 def load_checkpoint(kind: type[M], path: str | Path) -> M:
