@@ -293,12 +293,14 @@ def _read_header(path: Path) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
 
 
 def _load(path: Path, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies, as the file may be replaced later, in the layout that networks have."""
+    tensors = {}
     with _opened(path) as file:
-        # A copy, as the file may be replaced later, in the layout that networks have.
-        tensors = {name: _copied(file.get_tensor(name)) for name in names}
-    for name, tensor in tensors.items():
-        if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
-            raise ModelFolderError(f"{path}: {name} holds NaN or infinite values; the file is damaged or its training diverged")
+        for name in names:
+            tensor = file.get_tensor(name)
+            if tensor.is_floating_point() and tensor.numel() and not torch.isfinite(torch.stack(torch.aminmax(tensor))).all():
+                raise ModelFolderError(f"{path}: {name} holds NaN or infinite values; the file is damaged or its training diverged")
+            tensors[name] = _copied(tensor)
     return tensors
 
 
