@@ -54,7 +54,11 @@ def configure(parser: argparse.ArgumentParser) -> None:
     visibility.add_argument("--public", dest="private", action="store_false", help="a new repository is public")
     push.add_argument("--branch", help="commit to this branch, made when it does not exist")
     push.add_argument("--tag", help="tag the new commit")
-    push.add_argument("--yes", action="store_true", help="do not ask whether what is listed may leave this machine")
+    push.add_argument(
+        "--yes",
+        action="store_true",
+        help="do not ask whether what is listed may leave this machine; needed where nobody can be asked",
+    )
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -94,20 +98,22 @@ def _push(arguments: argparse.Namespace) -> str:
     from spinevision.hub.dataset_card import STATEMENTS
     from spinevision.hub.dataset_repo import dataset_state
 
-    place = {"private": arguments.private, "branch": arguments.branch, "tag": arguments.tag}
-    state = dataset_state(arguments.repo_id, **place)
+    at = {"branch": arguments.branch, "tag": arguments.tag}
+    state = dataset_state(arguments.repo_id, private=arguments.private, **at)
     statements = all_statements({name: getattr(arguments, name) or "" for name in STATEMENTS}, state.card)
-    people = sys.stdin.isatty()
+    people = sys.stdin is not None and sys.stdin.isatty()
     if people:
         for name in lacking(statements):
             statements[name] = _asked(f"{name} ({STATEMENTS[name]}): ")
     require_statements(arguments.repo_id, statements)
     plan = plan_push(arguments.folder, columns=arguments.column, skip_damaged=arguments.skip_damaged)
     where = f"{arguments.repo_id}, which {'is' if state.commit else 'will be'} {'private' if state.private else 'public'}"
-    print(f"{plan.summary()}\nit would go to {where}")  # noqa: T201  # before the question
-    if people and not arguments.yes and _asked("Upload this? [y/N] ").lower() not in ("y", "yes"):
+    print(f"{plan.summary()}\nit would go to {where}", flush=True)  # noqa: T201  # before the question, in a log too
+    if not (arguments.yes or people):
+        raise ValueError("nobody can be asked here whether this may leave the machine; look at the list above and give --yes")
+    if not arguments.yes and _asked("Upload this? [y/N] ").lower() not in ("y", "yes"):
         return "nothing was uploaded"
-    info = push_dataset(plan, arguments.repo_id, statements, **place)
+    info = push_dataset(plan, arguments.repo_id, statements, private=state.private, **at)  # the visibility that was approved
     return (
         f"pushed to {info.repo_id}, commit {info.commit}\n"
         f'it is read with SpineDataModule(root="{info.repo_id}")\n'

@@ -15,6 +15,8 @@ FIRST = "status"
 
 _BLOCK = re.compile(r"<!-- spinevision:(\w+) -->\n.*?\n<!-- /spinevision:\1 -->", re.DOTALL)
 _MARK = re.compile(r"<!-- /?spinevision:\w+ -->")
+_SECTION = re.compile(r"(?m)^(?=(?:#.*\n|[ \t]*\n)*(?:[^\s#\-}\]]|\Z))")
+"""Where a key begins, with the comments above it."""
 _FRONT = re.compile(r"\A\s*---[ \t]*\n(.*?\n)?---[ \t]*(?:\n|\Z)", re.DOTALL)
 
 
@@ -35,7 +37,7 @@ def read_metadata(metadata: str, of: str) -> dict[str, Any]:
         known = yaml.safe_load(metadata) or {}
         if not isinstance(known, dict):
             raise ValueError("it is not a mapping")
-    except (yaml.YAMLError, ValueError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise unreadable(of, error) from error
     return known
 
@@ -49,13 +51,18 @@ def merge_metadata(ours: Mapping[str, Any], metadata: str, of: str) -> str:
         ModelFolderError: metadata that cannot be read, or whose keys cannot be told apart.
     """
     expected = {**read_metadata(metadata, of), **ours}
-    sections = re.split(r"(?m)^(?=[^\s#\-}\]])", metadata)
-    kept = "".join(section for section in sections if section.split(":")[0].strip("\"' ") not in ours)
+    kept = "".join(section for section in _SECTION.split(metadata) if _key(section) not in ours)
     told = {key: value for key, value in ours.items() if value is not None}
     front = yaml.safe_dump(told, sort_keys=False, allow_unicode=True, width=4096) + kept
-    if {key: value for key, value in expected.items() if ours.get(key, value) is not None} != read_metadata(front, of):
+    if {key: value for key, value in expected.items() if key not in ours or value is not None} != read_metadata(front, of):
         raise unreadable(of, ValueError("its keys cannot be told apart"))
     return f"---\n{front}---\n\n"
+
+
+def _key(section: str) -> str:
+    """The key that a section of metadata is about, behind its comments."""
+    lines = (line for line in section.splitlines() if line.strip() and not line.startswith("#"))
+    return next(lines, "").split(":")[0].strip("\"' ")
 
 
 def unreadable(of: str, error: Exception) -> ModelFolderError:

@@ -8,7 +8,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from spinevision.hub.config import LIBRARY, ModelFolderError, library_version
@@ -26,14 +26,10 @@ SILENCE_S = 30.0
 for files (``HF_HUB_DOWNLOAD_TIMEOUT``), would wait for ever."""
 
 _LOG_IN = "log in with `hf auth login` or give a token"
-_REPOSITORY = re.compile(r"(?:https?://[^/]+)?/(?:api/models/)?([\w.-]+/[\w.-]+)")
+_REPOSITORY = re.compile(r"(?:https?://[^/]+)?/api/(models|datasets|spaces)/([\w.-]+/[\w.-]+)")
 _GARBLED = (json.JSONDecodeError, UnicodeDecodeError)
 
 _log = logging.getLogger(__name__)
-_counting = threading.Lock()
-_asking: list[tuple[Any, Any]] = []
-"""For every thread that is asking: the session and the hooks it had before."""
-
 T = TypeVar("T")
 
 
@@ -81,24 +77,85 @@ def tried(call: Callable[[], T], repo_id: str, revision: str | None) -> T:
     raise OSError(f"{repo_id} could not be had from the Hub in {TRIES} tries ({_one_line(last)}); check the network") from last
 
 
+def or_cached(download: Callable[[bool], T]) -> T:
+    """``download(False)``, and where the Hub asks for a long wait ``download(True)``, which looks into the cache alone.
+
+    Raises:
+        HubBusyError: a long wait, and it is not in the cache.
+    """
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        return download(False)
+    except HubBusyError:
+        with suppress(LocalEntryNotFoundError):
+            return download(True)
+        raise
+
+
+class _Sessions:
+    """The sessions of the Hub's client while anybody asks, in any thread, and what they were before.
+
+    The client makes itself a new session where it could not connect, so the factory is ours meanwhile. ``set_client_factory`` would
+    close the session under whoever else is using it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._asking = 0
+        self._factory: Callable[[], Any]
+        self._before: list[tuple[Any, Any]] = []
+
+    def enter(self) -> None:
+        from huggingface_hub import get_session
+        from huggingface_hub.utils import _http
+
+        with self._lock:
+            self._asking += 1
+            if self._asking == 1:
+                self._factory, _http._GLOBAL_CLIENT_FACTORY = _http._GLOBAL_CLIENT_FACTORY, self._make
+        self._bind(get_session())  # without our lock, as the client has one of its own
+
+    def leave(self) -> None:
+        from huggingface_hub.utils import _http
+
+        with self._lock:
+            self._asking -= 1
+            if self._asking:
+                return
+            for session, hooks in self._before:
+                session.event_hooks = hooks
+            self._before = []
+            current = _http._GLOBAL_CLIENT_FACTORY
+            if current == self._make:  # nobody has set another one meanwhile
+                _http._GLOBAL_CLIENT_FACTORY = self._factory
+
+    def _make(self) -> Any:
+        session = self._factory()
+        self._bind(session)
+        return session
+
+    def _bind(self, session: Any) -> None:
+        with self._lock:
+            if not self._asking or any(known is session for known, _ in self._before):
+                return
+            hooks = session.event_hooks
+            self._before.append((session, hooks))
+            ours = {"request": _limit, "response": _look_at}
+            session.event_hooks = {when: [*hooks.get(when, ()), hook] for when, hook in ours.items()}
+
+
+_sessions = _Sessions()
+
+
 @contextmanager
 def _bounded() -> Iterator[None]:
-    """Inside, the client's session gives up a silent request, refuses a long wait, and says that a repository was renamed."""
-    from huggingface_hub import get_session
-
-    with _counting:
-        session = get_session()
-        before = next((known for known in _asking if known[0] is session), (session, session.event_hooks))
-        _asking.append(before)
-        ours = {"request": _limit, "response": _look_at}
-        session.event_hooks = {when: [*before[1].get(when, ()), hook] for when, hook in ours.items()}
+    """Inside, the client's sessions give up a silent request, refuse a long wait, and say that a repository was renamed."""
     try:
+        _sessions.enter()
         yield
     finally:
-        with _counting:
-            _asking.remove(before)
-            if not any(known[0] is session for known in _asking):
-                session.event_hooks = before[1]
+        _sessions.leave()
 
 
 def _limit(request: Any) -> None:
@@ -116,8 +173,8 @@ def _look_at(response: Any) -> None:
         raise HubBusyError(f"it asks to wait {wait_s} seconds before the next request; try again then")
     if response.is_redirect:
         names = [_REPOSITORY.match(address) for address in (response.request.url.path, response.headers.get("location", ""))]
-        if names[0] and names[1] and "/api/models/" in names[0][0] and names[0][1] != names[1][1]:
-            _log.warning("%s has been renamed on the Hub to %s; use the new name", names[0][1], names[1][1])
+        if names[0] and names[1] and names[0][1] == names[1][1] and names[0][2] != names[1][2]:
+            _log.warning("%s has been renamed on the Hub to %s; use the new name", names[0][2], names[1][2])
 
 
 def _wait_asked_s(response: Any) -> int:

@@ -130,7 +130,7 @@ def dataset_state(
         if private is not None and bool(info.private) != private:
             raise ModelFolderError(
                 f"{repo_id} exists and is {'public' if private else 'private'}; a push does not change that: "
-                "change it in the repository's settings, or leave private out"
+                "change it in the repository's settings, or push to it as it is"
             )
         if tag and tag in [ref.name for ref in api.list_repo_refs(repo_id, repo_type=_KIND).tags]:
             raise ModelFolderError(f"{repo_id} has the tag {tag} already; choose another, published versions do not move")
@@ -169,7 +169,7 @@ def push_dataset_folder(
         message: commit message.
 
     Raises:
-        ModelFolderError: a card that the Hub refuses, or somebody else has pushed meanwhile.
+        ModelFolderError: a card that the Hub refuses, or somebody else has pushed or changed the visibility meanwhile.
         PermissionError: the token may not write there.
         OSError: the Hub cannot be reached.
     """
@@ -180,6 +180,14 @@ def push_dataset_folder(
     def ask(call: Callable[[], T]) -> T:
         return tried(call, repo_id, branch)
 
+    def check_visibility(private: bool | None) -> None:
+        if bool(private) != state.private:
+            found, expected = ("private", "public") if private else ("public", "private")
+            raise ModelFolderError(
+                f"{repo_id} is {found} by now, and this push was meant for a {expected} one, so nothing was uploaded; "
+                "look at the repository's settings, then push again"
+            )
+
     def commit() -> HubInfo:  # safe to repeat
         head = api.dataset_info(repo_id, revision=branch)
         if head.sha != base:
@@ -189,6 +197,7 @@ def push_dataset_folder(
             raise ModelFolderError(
                 f"{repo_id} has got a new commit while this push was under way, so nothing was changed; push again"
             )
+        check_visibility(head.private)
         there = [file.rfilename for file in head.siblings or ()]
         stale = [name for name in there if (name == CLASSES or _SHARD.fullmatch(name)) and name not in names]
         made = api.create_commit(
@@ -208,7 +217,9 @@ def push_dataset_folder(
     names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     if state.commit is None:
         ask(lambda: api.create_repo(repo_id, repo_type=_KIND, private=state.private, exist_ok=True))
-    base = state.commit or ask(lambda: api.dataset_info(repo_id).sha)
+    now = ask(lambda: api.dataset_info(repo_id))
+    check_visibility(now.private)  # somebody else may have made or opened it meanwhile
+    base = state.commit or now.sha
     if branch and branch not in [ref.name for ref in ask(lambda: api.list_repo_refs(repo_id, repo_type=_KIND)).branches]:
         ask(lambda: api.create_branch(repo_id, repo_type=_KIND, branch=branch, exist_ok=True))
     info = ask(commit)

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-import yaml
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from spinevision.hub.client import client, tried
+from spinevision.hub.card_text import read_metadata, split_card
+from spinevision.hub.client import client, or_cached, tried
 from spinevision.hub.config import ModelFolderError
 from spinevision.hub.folder import CARD, WEIGHTS
 from spinevision.hub.integrity import discard_damaged
@@ -43,8 +43,9 @@ class PublishedWeights:
 def published_weights(source: str | Path, *, token: str | bool | None = None) -> PublishedWeights:
     """Read a local safetensors file, or the weights of a repository on the Hub.
 
-    Of a repository, ``model.safetensors`` is read, and ``pytorch_model.bin`` (tensors alone, no code in it is run) where there is
-    no such file.
+    Of a repository, ``model.safetensors`` is read, and where there is no such file ``pytorch_model.bin``, as older repositories of
+    encoder weights, such as timm's, hold nothing else. That is a pickle: PyTorch's restricted reader takes tensors and plain
+    containers from it and runs no code, and anything but a table of tensors is refused.
 
     Args:
         source: the file, ``org/name`` or ``org/name@revision``.
@@ -68,9 +69,12 @@ def published_weights(source: str | Path, *, token: str | bool | None = None) ->
     api = client(token)
 
     def fetch(at: str | None, name: str) -> Path:
-        folder = Path(api.snapshot_download(repo_id, revision=at, allow_patterns=[name]))
-        discard_damaged(folder, (name,), local_files_only=False)
-        return folder
+        def download(cached: bool) -> Path:
+            folder = Path(api.snapshot_download(repo_id, revision=at, allow_patterns=[name], local_files_only=cached))
+            discard_damaged(folder, (name,), local_files_only=False)
+            return folder
+
+        return or_cached(download)
 
     snapshot = tried(lambda: fetch(revision or None, CARD), repo_id, revision or None)
 
@@ -102,13 +106,12 @@ def _read(path: Path) -> dict[str, Tensor]:
 
 
 def _license(card: Path) -> str | None:
-    """The licence in the metadata of a card; None where it cannot be told."""
+    """The licence in the metadata of a card; None where it names none or cannot be read."""
     if not card.is_file():
         return None
-    parts = card.read_text(encoding="utf-8", errors="replace").split("---", 2)
+    metadata, _ = split_card(card.read_text(encoding="utf-8", errors="replace"))
     try:
-        metadata = yaml.safe_load(parts[1]) if len(parts) == 3 and not parts[0].strip() else None
-    except yaml.YAMLError:
+        stated = read_metadata(metadata, CARD).get("license")
+    except (ModelFolderError, RecursionError):
         return None
-    stated = metadata.get("license") if isinstance(metadata, dict) else None
     return stated if isinstance(stated, str) else None

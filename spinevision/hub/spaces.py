@@ -9,14 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
-from spinevision.hub.card_text import read_metadata, split_card
+from spinevision.hub.card_text import merge_metadata, read_metadata, split_card
 from spinevision.hub.client import client, tried
 from spinevision.hub.config import ModelFolderError
 from spinevision.hub.folder import CARD, CONFIG, EXAMPLE, is_generated
+from spinevision.hub.integrity import discard_damaged
 from spinevision.hub.transport import REPO_ID
 
+_NAME = "README of the Space"
 _BLOCK = re.compile(r"<!-- spinevision:space -->\n.*?\n<!-- /spinevision:space -->", re.DOTALL)
 
 _log = logging.getLogger(__name__)
@@ -70,7 +70,7 @@ def read_space_card(repo_id: str, *, token: str | bool | None = None) -> str | N
     Raises:
         ModelFolderError: no Hub id.
         PermissionError: the token is refused.
-        OSError: the Hub cannot be reached.
+        OSError: the Hub cannot be reached, or the README was damaged on the way three times.
     """
     from huggingface_hub.errors import RemoteEntryNotFoundError, RepositoryNotFoundError
 
@@ -79,7 +79,10 @@ def read_space_card(repo_id: str, *, token: str | bool | None = None) -> str | N
 
     def ask() -> str | None:
         try:
-            return Path(api.hf_hub_download(repo_id, CARD, repo_type="space")).read_text(encoding="utf-8")
+            commit = api.space_info(repo_id).sha  # without it the client may answer from its cache
+            card = Path(api.hf_hub_download(repo_id, CARD, repo_type="space", revision=commit))
+            discard_damaged(card.parent, (CARD,), local_files_only=False)
+            return card.read_text(encoding="utf-8")
         except (RepositoryNotFoundError, RemoteEntryNotFoundError):
             return None
 
@@ -91,24 +94,23 @@ def render_space_card(ours: Mapping[str, Any], first: Mapping[str, Any], text: s
 
     Args:
         ours: metadata that is written anew each time.
-        first: metadata of a new README, which a person may change afterwards.
+        first: metadata that is written where there is none, and which a person may change afterwards.
         text: Markdown of a new README.
         block: Markdown that is written anew each time, between our marks; at the end of a README that has lost them.
-        existing: the README that stands there.
+        existing: the README that stands there; the lines of all its other metadata stay as they are.
 
     Raises:
         ModelFolderError: metadata that cannot be read, or a Space that is not made with Gradio.
     """
     block = f"<!-- spinevision:space -->\n{block}\n<!-- /spinevision:space -->"
-    if existing is None:
-        return f"---\n{_yaml({**first, **ours})}---\n\n{text}\n\n{block}\n"
     metadata, body = split_card(existing)
-    theirs = read_metadata(metadata, "README of the Space")
+    theirs = read_metadata(metadata, _NAME)
     if theirs.get("sdk", "gradio") != "gradio":
         raise ModelFolderError(f"the Space exists and is made with {theirs['sdk']}, not with Gradio; give the name of another")
-    renewed, found = _BLOCK.subn(lambda _: block, body, count=1)
-    body = renewed if found else f"{body.rstrip()}\n\n{block}\n"
-    return f"---\n{_yaml({**first, **theirs, **ours})}---\n\n{body}"
+    added = {key: value for key, value in first.items() if key not in theirs}
+    renewed, found = _BLOCK.subn(lambda _: block, text if existing is None else body, count=1)
+    body = renewed if found else f"{renewed.rstrip()}\n\n{block}\n"
+    return merge_metadata({**ours, **added}, metadata, _NAME) + body
 
 
 def push_space_files(
@@ -145,8 +147,9 @@ def push_space_files(
         return tried(call, repo_id, None)
 
     if not ask(lambda: api.repo_exists(repo_id, repo_type="space")):
-        ask(lambda: api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private is not False, exist_ok=True))
-    elif private is not None and bool(ask(lambda: api.space_info(repo_id)).private) != private:
+        private = private is not False
+        ask(lambda: api.create_repo(repo_id, repo_type="space", space_sdk="gradio", private=private, exist_ok=True))
+    if private is not None and bool(ask(lambda: api.space_info(repo_id)).private) != private:  # somebody else may have made it
         raise ModelFolderError(
             f"{repo_id} exists and is {'public' if private else 'private'}; a push does not change that: "
             "change it in the Space's settings, or leave private out"
@@ -171,7 +174,3 @@ def push_space_files(
 def _check_id(repo_id: str) -> None:
     if not REPO_ID.fullmatch(repo_id):
         raise ModelFolderError(f"{repo_id!r} is not a Hub id; expected org/name or user/name")
-
-
-def _yaml(metadata: Mapping[str, Any]) -> str:
-    return yaml.safe_dump(dict(metadata), sort_keys=False, allow_unicode=True)

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import logging
 import re
+import uuid
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from spinevision.hub.client import client, tried
+from spinevision.hub.client import client, or_cached, tried
 from spinevision.hub.config import ModelFolderError, listed
 from spinevision.hub.folder import (
     CARD,
@@ -22,6 +23,7 @@ from spinevision.hub.folder import (
     GOLDEN,
     INDEX,
     MAX_EXAMPLES,
+    RESULTS,
     TEXT_FILES,
     WEIGHTS,
     is_generated,
@@ -30,7 +32,11 @@ from spinevision.hub.folder import (
 )
 from spinevision.hub.integrity import discard_damaged
 
-_WEIGHT_PATTERNS = (WEIGHTS, INDEX, "model-?????-of-?????.safetensors", GOLDEN)
+if TYPE_CHECKING:
+    from huggingface_hub.hf_api import ModelInfo
+
+_AFTER_CONFIG = (WEIGHTS, INDEX, "model-?????-of-?????.safetensors", GOLDEN, RESULTS)
+_OF_A_NEW_REPOSITORY = ".gitattributes"
 REPO_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 """What a Hub id looks like."""
 _SUBFOLDER = re.compile(r"\w[\w.-]*(/\w[\w.-]*)*", re.ASCII)
@@ -61,8 +67,8 @@ def resolve(
     """Turn a folder or a Hub id into a local model folder; a folder that exists goes first.
 
     A full commit that is in the cache is served without a request; a branch or tag is served from the cache when the Hub cannot
-    be reached. Only ``config.json``, safetensors weights and golden tensors are downloaded, the weights after the configuration
-    has proved to be one of ours.
+    be reached or asks for a long wait. Only ``config.json`` is downloaded, and after it has proved to be one of ours safetensors
+    weights, golden tensors and ``results.json``.
 
     Args:
         source: a model folder, a run (its ``model`` folder is taken), "org/name" or "org/name@revision".
@@ -100,16 +106,19 @@ def resolve(
     asked, prefix, api = at_revision or revision, f"{subfolder}/" if subfolder else "", client(token)
 
     def fetch(at: str | None, names: Iterable[str]) -> Path:
-        snapshot = api.snapshot_download(
-            repo_id,
-            revision=at,
-            allow_patterns=[prefix + name for name in names],
-            cache_dir=cache_dir,
-            local_files_only=local_files_only,
-            force_download=force_download,
-        )
-        discard_damaged(Path(snapshot, prefix), names, local_files_only)
-        return Path(snapshot)
+        def download(cached: bool) -> Path:
+            snapshot = api.snapshot_download(
+                repo_id,
+                revision=at,
+                allow_patterns=[prefix + name for name in names],
+                cache_dir=cache_dir,
+                local_files_only=cached or local_files_only,
+                force_download=force_download,
+            )
+            discard_damaged(Path(snapshot, prefix), names, local_files_only)
+            return Path(snapshot)
+
+        return download(False) if force_download else or_cached(download)
 
     snapshot = tried(lambda: fetch(asked, (CONFIG,)), repo_id, asked)
     commit, folder = snapshot.name, snapshot / prefix
@@ -119,7 +128,7 @@ def resolve(
         read_config(folder)
     except ModelFolderError as error:
         raise ModelFolderError(f"{repo_id} at commit {commit}: {error}") from error
-    tried(lambda: fetch(commit, _WEIGHT_PATTERNS), repo_id, commit)
+    tried(lambda: fetch(commit, _AFTER_CONFIG), repo_id, commit)
     if not (folder / WEIGHTS).is_file() and not (folder / INDEX).is_file():
         raise ModelFolderError(
             f"{repo_id} has no {prefix}{WEIGHTS} at commit {commit}; only safetensors weights are read from the Hub"
@@ -128,8 +137,18 @@ def resolve(
     return folder, HubInfo(repo_id, commit)
 
 
-def read_card(repo_id: str, *, branch: str | None = None, token: str | bool | None = None) -> str | None:
-    """The model card as it stands on the Hub; None when there is no card or no repository yet.
+class CardOnHub(NamedTuple):
+    """A model card as it stands on the Hub, and the commit that it was read at.
+
+    Without a card ``text`` is None, without a repository both are.
+    """
+
+    text: str | None
+    commit: str | None
+
+
+def read_card(repo_id: str, *, branch: str | None = None, token: str | bool | None = None) -> CardOnHub:
+    """The model card of a branch, or of the default branch where there is no such one yet.
 
     Raises:
         PermissionError: gated, or the token is refused.
@@ -139,19 +158,20 @@ def read_card(repo_id: str, *, branch: str | None = None, token: str | bool | No
 
     api = client(token)
 
-    def ask() -> str | None:
+    def ask() -> CardOnHub:
+        commit = None
         try:
             try:
                 commit = api.model_info(repo_id, revision=branch).sha
-            except RevisionNotFoundError:  # a new branch will start from the default one
+            except RevisionNotFoundError:  # a new branch will start there
                 commit = api.model_info(repo_id).sha
             card = Path(api.hf_hub_download(repo_id, CARD, revision=commit))
             discard_damaged(card.parent, (CARD,), local_files_only=False)
-            return card.read_text(encoding="utf-8")
+            return CardOnHub(card.read_text(encoding="utf-8"), commit)
         except GatedRepoError:
             raise
         except (RepositoryNotFoundError, RemoteEntryNotFoundError):
-            return None
+            return CardOnHub(None, commit)
 
     return tried(ask, repo_id, branch)
 
@@ -160,6 +180,7 @@ def push_folder(
     folder: str | Path,
     repo_id: str,
     *,
+    base: CardOnHub | None = None,
     private: bool | None = None,
     branch: str | None = None,
     tag: str | None = None,
@@ -176,8 +197,10 @@ def push_folder(
     Args:
         folder: a model folder.
         repo_id: "org/name"; made when it does not exist.
+        base: what :func:`read_card` found for the same branch, of which the card in ``folder`` was made; the push goes on top of
+            that commit or not at all. None goes on top of whatever is there.
         private: visibility of a new repository; None makes it private. An existing one keeps its own.
-        branch: branch to commit to, made from the default branch when it does not exist.
+        branch: branch to commit to; when it does not exist it is made from ``base``, else from the default branch.
         tag: tag for the new commit.
         create_pr: open a pull request instead of committing.
         token: a token, None for the one that is logged in.
@@ -188,7 +211,7 @@ def push_folder(
 
     Raises:
         ModelFolderError: not a complete model folder, an id or visibility that does not fit, a tag that exists, a card that the
-            Hub refuses.
+            Hub refuses, or somebody else has committed since ``base``.
         PermissionError: the token may not write there.
         OSError: the Hub cannot be reached.
     """
@@ -202,7 +225,8 @@ def push_folder(
         raise ModelFolderError(f"{repo_id!r} is not a Hub id; expected org/name or user/name")
     if create_pr and (branch or tag):
         raise ModelFolderError("a pull request takes neither branch nor tag; merge it first, then tag the commit")
-    api = client(token)
+    api, signature = client(token), f"push {uuid.uuid4().hex}"
+    state = ""  # what a failure leaves behind
 
     def ask(call: Callable[[], T]) -> T:
         return tried(call, repo_id, branch)
@@ -212,11 +236,20 @@ def push_folder(
         return {ref.ref: ref.target_commit for ref in found if api.list_repo_commits(repo_id, revision=ref.ref)[0].title == message}
 
     def commit() -> HubInfo:  # safe to repeat: it follows one commit alone, and of files that are there already none is made
+        nonlocal state
         if create_pr and (new := pull_requests().items() - earlier.items()):
-            ref, made_there = max(new)
-            return HubInfo(repo_id, made_there, f"{api.endpoint}/{repo_id}/discussions/{ref.rsplit('/', 1)[-1]}")
+            ref, oid = max(new)
+            return HubInfo(repo_id, oid, f"{api.endpoint}/{repo_id}/discussions/{ref.rsplit('/', 1)[-1]}")
         head = api.model_info(repo_id, revision=branch)
         there = [file.rfilename for file in head.siblings or []]
+        if base is not None and _moved(head, base):
+            for known in api.list_repo_commits(repo_id, revision=branch):
+                if signature in known.message:  # the answer to our own commit was lost
+                    return HubInfo(repo_id, known.commit_id)
+            state = ""
+            raise ModelFolderError(
+                f"somebody else has committed to {repo_id} while this push was under way, so no file was changed; push again"
+            )
         made = api.create_commit(
             repo_id,
             [
@@ -224,13 +257,13 @@ def push_folder(
                 *(CommitOperationDelete(path_in_repo=name) for name in there if is_generated(name) and name not in names),
             ],
             commit_message=message,
+            commit_description=None if create_pr else signature,  # a pull request shows it to people
             revision=branch,
             create_pr=create_pr,
             parent_commit=head.sha,
         )
         return HubInfo(repo_id, made.oid, made.pr_url)
 
-    state = ""  # what a failure leaves behind
     try:
         if not ask(lambda: api.repo_exists(repo_id)):
             ask(lambda: api.create_repo(repo_id, private=private is not False, exist_ok=True))
@@ -245,7 +278,8 @@ def push_folder(
             if tag in [ref.name for ref in refs.tags]:
                 raise ModelFolderError(f"{repo_id} has the tag {tag} already; choose another, published versions do not move")
             if branch and branch not in [ref.name for ref in refs.branches]:
-                ask(lambda: api.create_branch(repo_id, branch=branch, exist_ok=True))
+                start = base.commit if base else None
+                ask(lambda: api.create_branch(repo_id, branch=branch, revision=start, exist_ok=True))
         earlier = ask(pull_requests) if create_pr else {}
         info = ask(commit)
         if tag:
@@ -257,6 +291,13 @@ def push_folder(
         raise type(error)(f"{error}{state}") from error
     _log.info("pushed %s to %s, commit %s", listed(names), repo_id, info.commit)
     return info
+
+
+def _moved(head: ModelInfo, base: CardOnHub) -> bool:
+    """Whether a branch is another than when its card was read; where there was no repository, whether anything is in it."""
+    if base.commit is None:
+        return any(file.rfilename != _OF_A_NEW_REPOSITORY for file in head.siblings or [])
+    return head.sha != base.commit
 
 
 def _uploaded(folder: Path) -> list[str]:

@@ -57,7 +57,8 @@ def push_to_hub(
         results: what ``spinevision evaluate`` found, of which nothing that names a patient or a folder is uploaded; None as for
             the licence.
         examples: frames to show on the card with the model's answer; None shows generated scenes. No other image is uploaded.
-        beside: a model folder whose LICENSE and CITATION.bib go along, and whose card to begin with where the repository has none.
+        beside: a model folder whose LICENSE and CITATION.bib go along, and whose card to begin with where the repository has none;
+            of a model from the Hub the card there is taken where nothing else is given.
 
     Returns:
         The repository and the new commit.
@@ -73,12 +74,15 @@ def push_to_hub(
         folder = Path(scratch) / "model"
         texts = {} if beside is None else _texts(Path(beside))
         own_card = texts.pop(CARD, None)
-        existing = read_card(repo_id, branch=branch, token=token) or own_card
-        write_model(model, folder, config, results, existing, repo_id=repo_id, examples=pictures, beside=texts)
+        if own_card is None and model.hub_info is not None:  # from one repository to another
+            own_card = read_card(model.hub_info.repo_id, token=token).text
+        there = read_card(repo_id, branch=branch, token=token)
+        write_model(model, folder, config, results, there.text or own_card, repo_id=repo_id, examples=pictures, beside=texts)
         type(model).from_pretrained(folder)
         return push_folder(
             folder,
             repo_id,
+            base=there,
             private=private,
             branch=branch,
             tag=tag,

@@ -384,6 +384,61 @@ def test_a_card_that_is_edited_during_a_push_is_not_lost(hub: Hub, folder: Path,
 
 
 @pytest.mark.network
+@pytest.mark.parametrize("there", [True, False])
+def test_a_repository_that_becomes_public_while_files_are_written_gets_none(hub: Hub, folder: Path, monkeypatch, there) -> None:
+    if there:
+        api(hub).create_repo("org/d", repo_type="dataset", private=True)
+    real = dataset_repo.push_dataset_folder
+
+    def open_first(*arguments, **options):
+        api(hub).create_repo("org/d", repo_type="dataset", private=False, exist_ok=True)
+        api(hub).update_repo_settings("org/d", repo_type="dataset", private=False)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr("spinevision.data.push.push_dataset_folder", open_first)
+    with pytest.raises(
+        ModelFolderError, match="org/d is public by now, and this push was meant for a private one, so nothing was up"
+    ):
+        push(folder, branch="dev")
+    assert api(hub).list_repo_files("org/d", repo_type="dataset") == [".gitattributes"]
+    assert [branch.name for branch in api(hub).list_repo_refs("org/d", repo_type="dataset").branches] == ["main"]
+
+
+@pytest.mark.network
+def test_a_repository_that_becomes_public_before_the_commit_gets_none(hub: Hub, folder: Path, monkeypatch) -> None:
+    from huggingface_hub import HfApi
+
+    real = HfApi.create_branch
+
+    def open_then(self, *arguments, **options):
+        api(hub).update_repo_settings("org/d", repo_type="dataset", private=False)
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(HfApi, "create_branch", open_then)
+    with pytest.raises(ModelFolderError, match="org/d is public by now"):
+        push(folder, branch="dev")
+    assert api(hub).list_repo_files("org/d", repo_type="dataset", revision="dev") == [".gitattributes"]
+
+
+@pytest.mark.network
+def test_a_dataset_that_was_renamed_is_pushed_to_read_and_told(hub: Hub, folder: Path, monkeypatch, caplog) -> None:
+    answered = _Handler._api
+
+    def redirect(self: _Handler) -> None:
+        if "/org/old" in self.path:
+            self._send(307, {"Location": self.path.replace("/org/old", "/org/d")}, b"")
+        else:
+            answered(self)
+
+    push(folder)
+    monkeypatch.setattr(_Handler, "_api", redirect)
+    info = push(folder, "org/old", branch="dev")
+    assert dataset_folder("org/d@dev")[1].commit == info.commit
+    assert "org/old has been renamed on the Hub to org/d; use the new name" in caplog.text
+    assert_equal(batches("org/old@dev"), batches("org/d@dev"))
+
+
+@pytest.mark.network
 def test_what_must_be_said_is_asked_for_in_one_sentence(hub: Hub, folder: Path) -> None:
     plan = plan_push(folder, progress=False)
     with pytest.raises(DatasetError, match=r"cannot be published without license \(.*consent \(.*: give --license, --consent$"):
@@ -403,6 +458,8 @@ def test_a_gated_dataset_says_where_to_ask_and_a_private_one_is_not_seen(hub: Hu
     api(hub).update_repo_settings("org/d", repo_type="dataset", private=False, gated="manual")
     with pytest.raises(DatasetError, match=f"org/d is gated; ask for access at {hub.endpoint}/datasets/org/d, then log in"):
         read_manifest("org/d", token=READER)
+    with pytest.raises(PermissionError, match="org/d is gated"):
+        push(folder, token=READER)
     with pytest.raises(DatasetError, match="org/d has no branch, tag or commit v9"):
         read_manifest("org/d@v9")
 

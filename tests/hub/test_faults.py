@@ -7,6 +7,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -320,6 +321,52 @@ def test_the_session_of_other_users_of_the_client_is_left_as_it_was(hub, pushed,
     assert get_session().event_hooks == before
 
 
+@pytest.mark.parametrize("kind", ["status", "stall"])
+def test_a_session_that_is_made_anew_meanwhile_is_bounded_too(hub, pushed, kind, monkeypatch):
+    """The client closes its session where it could not connect, and goes on with a new one."""
+    from huggingface_hub import close_session, get_session
+    from huggingface_hub.utils import http_backoff
+
+    api, first = transport.client(None), get_session()
+    monkeypatch.setattr(client, "SILENCE_S", 0.1)
+
+    def ask() -> None:
+        with suppress(Exception):
+            http_backoff("GET", "http://127.0.0.1:1/", max_retries=0)  # nobody listens there
+        api.model_info("org/m")
+
+    options: dict[str, Any] = {"status": 429, "retry_after": 120} if kind == "status" else {"delay": 0.3}
+    hub.faults.add(kind, "GET /api/models/org/m", times=-1, **options)
+    with pytest.raises(OSError, match="asks to wait 120 seconds" if kind == "status" else "in 3 tries"):
+        client.tried(ask, "org/m", None)
+    second = get_session()
+    assert second is not first
+    close_session()
+    assert first.event_hooks == second.event_hooks == get_session().event_hooks
+
+
+def test_a_session_factory_of_somebody_else_is_used_and_kept(hub, pushed):
+    from huggingface_hub import close_session, get_session, set_client_factory
+    from huggingface_hub.utils import _http
+
+    made, before = [], _http._GLOBAL_CLIENT_FACTORY
+
+    def theirs() -> Any:
+        made.append(before())
+        return made[-1]
+
+    try:
+        set_client_factory(theirs)
+        client.tried(close_session, "org/m", None)
+        client.tried(get_session, "org/m", None)
+        assert made[-1] is get_session()
+        client.tried(lambda: set_client_factory(before), "org/m", None)  # another one, meanwhile
+        get_session()
+        assert len(made) == 2
+    finally:
+        set_client_factory(before)
+
+
 @pytest.fixture
 def renamed(hub: Hub, pushed, monkeypatch: pytest.MonkeyPatch) -> str:
     """The old name of ``org/m``: the Hub answers it with a redirect."""
@@ -340,10 +387,19 @@ def test_a_renamed_repository_is_found_and_its_new_name_is_told(renamed, pushed,
         folder, info = resolve(renamed, cache_dir=tmp_path)
     assert (info.commit, content(folder)) == (pushed[0].commit, pushed[1])
     assert "org/old has been renamed on the Hub to org/m; use the new name" in caplog.text
-    assert read_card(renamed).endswith("# card\n")
+    assert read_card(renamed).text.endswith("# card\n")
     caplog.clear()
     resolve("org/m", cache_dir=tmp_path)
     assert "renamed" not in caplog.text
+
+
+@pytest.mark.parametrize("kind", ["dataset", "space"])
+def test_the_new_name_of_a_dataset_or_a_space_is_told_too(renamed, hub, kind, caplog):
+    api = transport.client(None)
+    api.create_repo("org/m", repo_type=kind, space_sdk="gradio" if kind == "space" else None, exist_ok=True)
+    with caplog.at_level(logging.WARNING, "spinevision"):
+        client.tried(lambda: api.repo_info(renamed, repo_type=kind), renamed, None)
+    assert "org/old has been renamed on the Hub to org/m; use the new name" in caplog.text
 
 
 def test_a_push_to_a_renamed_repository_reaches_it(renamed, hub, pushed, tmp_path):

@@ -179,3 +179,13 @@ def test_what_an_earlier_model_said_of_itself_goes(config):
     new = metadata(render_card(config, results=None, existing=old))
     assert "base_model" not in new and "base_model_relation" not in new
     assert new["metrics"] == ["mine"]
+
+
+def test_comments_and_empty_keys_of_a_person_stay(config):
+    old = render_card(config, results=None)
+    mine = "# about the language\nlanguage: en\nemoji:\n# last\n"
+    old = old.replace("---\n", f"---\n{mine}", 1)
+    new = render_card(config, results=None, existing=old)
+    assert "# about the language\nlanguage: en\n" in new and "# last" in new
+    assert metadata(new)["emoji"] is None
+    assert render_card(config, results=None, existing=new) == new

@@ -79,6 +79,48 @@ def test_an_older_file_of_tensors_is_read_without_running_code(hub: Hub, tmp_pat
 
 
 @pytest.mark.network
+def test_anything_but_tensors_is_refused(hub: Hub, tmp_path: Path) -> None:
+    torch.save({"conv.weight": TENSORS["conv.weight"], "epoch": 3}, tmp_path / "w.bin")
+    upload(hub, {"pytorch_model.bin": tmp_path / "w.bin"})
+    with pytest.raises(ModelFolderError, match=r"pytorch_model.bin is not a table of tensors"):
+        published_weights("org/net")
+
+
+@pytest.mark.parametrize(
+    ("card", "stated"),
+    [
+        ("---\nlicense: mit\n---\n# net\n", "mit"),
+        ("\ufeff---\r\nlicense: mit\r\n---\r\n# net\r\n", "mit"),
+        ("---\ntitle: a---b\nlicense: mit\n---\n# net\n", "mit"),
+        ("---\nlicense: [mit\n---\n", None),
+        ("---\n- license\n---\n", None),
+        ("---\nlicense: [mit, bsd]\n---\n", None),
+        ("---\ndate: 2020-99-99\nlicense: mit\n---\n", None),
+        ("---\nlicense: " + "[" * 600 + "\n---\n", None),
+        ("# net\n---\nlicense: mit\n---\n", None),
+        ("", None),
+    ],
+)
+def test_the_licence_of_a_card_and_none_where_it_is_damaged(tmp_path: Path, card: str, stated: str | None) -> None:
+    (tmp_path / "README.md").write_text(card, newline="")
+    assert published._license(tmp_path / "README.md") == stated
+
+
+@pytest.mark.network
+def test_a_busy_hub_serves_the_cache(hub: Hub, tmp_path: Path) -> None:
+    save_file(TENSORS, tmp_path / "w.safetensors")
+    commit = upload(hub, {"README.md": b"---\nlicense: mit\n---\n", "model.safetensors": tmp_path / "w.safetensors"})
+    hub.faults.add("status", ".*", status=503, retry_after=120, times=-1)
+    with pytest.raises(OSError, match="org/net could not be had from the Hub: it asks to wait 120 seconds"):
+        published_weights("org/net")
+    hub.faults.clear()
+    published_weights("org/net")
+    hub.faults.add("status", ".*", status=503, retry_after=120, times=-1)
+    found = published_weights("org/net")
+    assert (found.commit, found.license) == (commit, "mit")
+
+
+@pytest.mark.network
 @pytest.mark.parametrize("name", ["model.safetensors", "pytorch_model.bin"])
 def test_a_flipped_byte_is_noticed_and_the_file_downloaded_again(hub: Hub, tmp_path: Path, name: str) -> None:
     (save_file if name.endswith("safetensors") else torch.save)(TENSORS, tmp_path / name)

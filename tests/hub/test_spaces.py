@@ -241,9 +241,10 @@ def test_a_readme_that_is_damaged_on_the_way_is_fetched_again(hub, model) -> Non
 @pytest.mark.network
 def test_a_readme_of_the_cache_is_not_taken_for_that_of_the_space(hub, model) -> None:
     push_space("org/m", "org/demo", token=TOKEN)
-    read(hub, "README.md")
-    hub.faults.add("status", "(GET|HEAD) .*/spaces/org/demo", times=-1, status=503)
-    with pytest.raises(OSError, match="could not be had from the Hub in 3 tries"):
+    edited = read(hub, "README.md").replace("# m", "# Ours").encode()
+    api(hub).upload_file(path_or_fileobj=edited, path_in_repo="README.md", repo_id="org/demo", repo_type="space")
+    hub.faults.add("status", "(GET|HEAD) /spaces/org/demo/resolve", times=-1, status=418)
+    with pytest.raises(OSError, match="org/demo is not in the cache"):
         read_space_card("org/demo", token=TOKEN)
 
 

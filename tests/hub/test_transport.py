@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from loopback_hub import Hub, _Handler, serve
 
 from spinevision.hub import client, transport
 from spinevision.hub.folder import ModelFolderError, read_config, read_golden, read_tensors, write_model_folder
-from spinevision.hub.transport import HubInfo, push_folder, read_card, resolve
+from spinevision.hub.transport import CardOnHub, HubInfo, push_folder, read_card, resolve
 
 TOKEN, READER = "hf_writer", "hf_reader"
 
@@ -128,7 +128,8 @@ def test_a_pushed_model_comes_back_by_branch_tag_and_commit(hub, saved, pushed, 
 @pytest.mark.network
 def test_only_what_is_needed_is_downloaded_and_a_cached_commit_costs_no_request(hub, pushed):
     folder, _ = resolve("org/m")
-    assert sorted(path.name for path in folder.iterdir()) == ["config.json", "golden.safetensors", "model.safetensors"]
+    names = ["config.json", "golden.safetensors", "model.safetensors", "results.json"]
+    assert sorted(path.name for path in folder.iterdir()) == names
     hub.log.clear()
     assert resolve("org/m", revision=pushed.commit)[0] == folder
     assert resolve("org/m", local_files_only=True)[0] == folder
@@ -163,9 +164,10 @@ def test_weights_of_another_library_are_not_downloaded(hub):
     with pytest.raises(ModelFolderError, match=r"has no config\.json at commit [0-9a-f]{40}; it is not a spinevision model"):
         resolve("org/other")
     api(hub).upload_file(repo_id="org/other", path_in_repo="config.json", path_or_fileobj=b'{"model_type": "sam"}')
+    api(hub).upload_file(repo_id="org/other", path_in_repo="results.json", path_or_fileobj=b"{}")
     with pytest.raises(ModelFolderError, match=r"org/other at commit .* not a spinevision model"):
         resolve("org/other")
-    assert hub.requests("GET /lfs") == []
+    assert hub.requests("GET /lfs") == hub.requests(".*results.json") == []
 
 
 @pytest.mark.network
@@ -276,6 +278,37 @@ def test_a_dead_network_serves_the_cache_and_is_named_without_one(hub, pushed, t
     assert resolve("org/m", revision=pushed.commit) == (folder, pushed)
     with pytest.raises(OSError, match="not in the cache and the Hub cannot be reached"):
         resolve("org/m@v1", cache_dir=tmp_path / "empty")
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("status", [429, 503])
+def test_a_busy_hub_serves_the_cache_and_is_named_without_one(hub, pushed, tmp_path, status):
+    folder, _ = resolve("org/m")
+    rule = hub.faults.add("status", "GET /api/models/org/m/revision", status=status, retry_after=120, times=-1)
+    assert resolve("org/m", revision="main") == (folder, pushed)
+    assert rule["fired"] == 1
+    for options in ({"cache_dir": tmp_path / "empty"}, {"force_download": True}):
+        with pytest.raises(OSError, match=r"org/m could not be had from the Hub: it asks to wait 120 seconds"):
+            resolve("org/m", **options)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("request_line", [r"HEAD /org/m/resolve/.*model\.safetensors", "GET /lfs"])
+def test_a_hub_that_gets_busy_after_the_configuration_is_named(hub, pushed, request_line):
+    hub.faults.add("status", request_line, status=503, retry_after=120, times=-1)
+    with pytest.raises(OSError, match="org/m could not be had from the Hub: it asks to wait 120 seconds"):
+        resolve("org/m")
+    hub.faults.clear()
+    assert resolve("org/m")[1] == pushed
+
+
+@pytest.mark.network
+def test_what_is_damaged_in_the_cache_is_not_served_by_a_busy_hub_either(hub, pushed):
+    weights = (resolve("org/m")[0] / "model.safetensors").resolve()
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\x7f")
+    hub.faults.add("status", ".*", status=429, retry_after=120, times=-1)
+    with pytest.raises(OSError, match="it asks to wait 120 seconds"):
+        resolve("org/m")
 
 
 @pytest.mark.network
@@ -426,10 +459,123 @@ def test_a_push_survives_a_fault_that_passes(hub, saved):
 
 @pytest.mark.network
 def test_the_card_on_the_hub_can_be_read_before_it_is_renewed(hub, saved, pushed):
-    assert read_card("org/m") == (saved / "README.md").read_text()
-    assert read_card("org/m", branch="not-there-yet") == (saved / "README.md").read_text()
-    assert read_card("org/none") is None
-    api(hub).delete_file("README.md", repo_id="org/m")
-    assert read_card("org/m") is None
+    text = (saved / "README.md").read_text()
+    assert read_card("org/m") == CardOnHub(text, pushed.commit)
+    assert read_card("org/m", branch="not-there-yet") == CardOnHub(text, pushed.commit)
+    assert read_card("org/none") == CardOnHub(None, None)
+    without = api(hub).delete_file("README.md", repo_id="org/m").oid
+    assert read_card("org/m") == CardOnHub(None, without)
+    assert read_card("org/m", branch="v1") == CardOnHub(text, pushed.commit)
     with pytest.raises(PermissionError, match="refused the token"):
         read_card("org/m", token="hf_wrong")
+
+
+# --------------------------------------------------------------------------------------------- somebody else, meanwhile
+
+
+MOVED = "^somebody else has committed to org/[a-z]+ while this push was under way, so no file was changed; push again$"
+
+
+def edit_card(hub: Hub, repo_id: str, branch: str | None = None) -> str:
+    text = b"---\nlicense: mit\n---\n# by hand\n"
+    return api(hub).upload_file(repo_id=repo_id, path_in_repo="README.md", path_or_fileobj=text, revision=branch).oid
+
+
+@pytest.mark.network
+def test_a_push_goes_on_top_of_the_commit_that_the_card_was_read_at(hub, saved, pushed):
+    base = edit_card(hub, "org/m")
+    info = push_folder(saved, "org/m", base=read_card("org/m"))
+    assert [commit.commit_id for commit in api(hub).list_repo_commits("org/m")][:2] == [info.commit, base]
+    (saved / "results.json").write_text('{"new": 1}')
+    assert push_folder(saved, "org/m", base=read_card("org/m"), create_pr=True).pull_request
+    new = push_folder(saved, "org/new", base=read_card("org/new"))
+    assert api(hub).list_repo_commits("org/new")[0].commit_id == new.commit
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("options", [{}, {"create_pr": True}, {"branch": "main", "tag": "v2"}])
+def test_a_card_that_is_edited_during_a_push_is_not_overwritten(hub, saved, pushed, options):
+    base = read_card("org/m")
+    edited = edit_card(hub, "org/m")
+    with pytest.raises(ModelFolderError, match=MOVED):
+        push_folder(saved, "org/m", base=base, **options)
+    assert read_card("org/m") == CardOnHub("---\nlicense: mit\n---\n# by hand\n", edited)
+    refs = api(hub).list_repo_refs("org/m", include_pull_requests=True)
+    assert ([tag.name for tag in refs.tags], refs.pull_requests) == (["v1"], [])
+
+
+def act_once(monkeypatch: pytest.MonkeyPatch, name: str, act: Callable[[], object]) -> None:
+    """Let the server do something, once, before it handles a kind of request."""
+    handle = getattr(_Handler, name)
+
+    def acted(self: _Handler, *arguments: object) -> None:
+        monkeypatch.setattr(_Handler, name, handle)
+        act()
+        handle(self, *arguments)
+
+    monkeypatch.setattr(_Handler, name, acted)
+
+
+@pytest.mark.network
+def test_a_card_that_is_edited_after_the_last_look_is_not_overwritten_either(hub, saved, pushed, monkeypatch):
+    base, edits = read_card("org/m"), []
+    (saved / "results.json").write_text('{"new": 1}')
+    act_once(monkeypatch, "_commit", lambda: edits.append(edit_card(hub, "org/m")))
+    with pytest.raises(ModelFolderError, match=MOVED):
+        push_folder(saved, "org/m", base=base)
+    assert read_card("org/m").commit == edits[0]
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("step", ["before", "_repos", "_commit"])
+@pytest.mark.parametrize("branch", [None, "dev"])
+def test_a_repository_that_is_made_during_a_push_keeps_its_card(hub, saved, monkeypatch, step, branch):
+    base, edits = read_card("org/new", branch=branch), []
+    assert base == CardOnHub(None, None)
+
+    def make() -> None:
+        api(hub).create_repo("org/new", exist_ok=True)
+        api(hub).create_branch("org/new", branch=branch or "main", exist_ok=True)
+        edits.append(edit_card(hub, "org/new", branch))
+
+    if step == "before":
+        make()
+    else:
+        act_once(monkeypatch, step, make)
+    with pytest.raises(ModelFolderError, match=MOVED):
+        push_folder(saved, "org/new", branch=branch, base=base)
+    assert read_card("org/new", branch=branch).commit == edits[0]
+
+
+@pytest.mark.network
+def test_a_new_branch_starts_where_the_card_was_read(hub, saved, pushed):
+    base = read_card("org/m", branch="dev")
+    edit_card(hub, "org/m")
+    (saved / "results.json").write_text('{"new": 1}')
+    info = push_folder(saved, "org/m", branch="dev", base=base)
+    commits = [commit.commit_id for commit in api(hub).list_repo_commits("org/m", revision="dev")]
+    assert commits[:2] == [info.commit, pushed.commit]
+
+
+@pytest.mark.network
+def test_a_branch_that_is_made_during_a_push_keeps_its_card(hub, saved, pushed):
+    base = read_card("org/m", branch="fold")
+    api(hub).create_branch("org/m", branch="fold")
+    edited = edit_card(hub, "org/m", "fold")
+    with pytest.raises(ModelFolderError, match=MOVED):
+        push_folder(saved, "org/m", branch="fold", base=base)
+    assert read_card("org/m", branch="fold").commit == edited
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("first", [False, True], ids=["another push", "first push"])
+def test_our_own_commit_is_known_again_when_its_answer_was_lost(hub, saved, pushed, config, tensors, golden, first):
+    repo_id = "org/new" if first else "org/m"
+    base = read_card(repo_id)
+    write_model_folder(saved, replace(config, threshold=0.6), tensors, golden)
+    rule = hub.faults.add("reset", f"POST /api/models/{repo_id}/commit")
+    info = push_folder(saved, repo_id, base=base)
+    assert rule["fired"] == 1
+    assert len(api(hub).list_repo_commits(repo_id)) == (2 if first else 3)
+    assert resolve(repo_id)[1] == info
+    assert read_config(resolve(repo_id)[0]).threshold == 0.6

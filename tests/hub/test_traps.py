@@ -147,12 +147,12 @@ def test_7_an_argument_without_effect_is_not_taken(name, folder):
 def test_8_a_card_that_a_person_has_written_on_is_kept_and_only_our_part_renewed(hub):
     model = small()
     model.push_to_hub("org/m", license="mit", provenance=PROVENANCE, examples=[])
-    api, card = transport.client(None), read_card("org/m")
+    api, card = transport.client(None), read_card("org/m").text
     edited = card.replace("---\n\n", "---\n\nBy hand: ask Dr Kim first.\n\n", 1)
     assert edited != card
     api.upload_file(repo_id="org/m", path_in_repo="README.md", path_or_fileobj=edited.encode())
     model.push_to_hub("org/m", license="apache-2.0", provenance=PROVENANCE, examples=[])
-    renewed = read_card("org/m")
+    renewed = read_card("org/m").text
     assert "By hand: ask Dr Kim first." in renewed
     assert "license: apache-2.0" in renewed
     assert "license: mit" not in renewed

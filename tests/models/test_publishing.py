@@ -154,7 +154,7 @@ def test_a_push_needs_a_folder_that_loads_back(monkeypatch: pytest.MonkeyPatch) 
 
     uploads: list[Path] = []
     monkeypatch.setattr(publishing, "push_folder", lambda folder, *_, **__: uploads.append(folder))
-    monkeypatch.setattr(publishing, "read_card", lambda *_, **__: None)
+    monkeypatch.setattr(publishing, "read_card", lambda *_, **__: transport.CardOnHub(None, None))
     record = persistence.golden_record
     monkeypatch.setattr(persistence, "golden_record", lambda model: {**record(model), "logits": torch.ones(1, 1, 64, 64)})
     assert "does not give the outputs" in refused(lambda: tiny().push_to_hub("org/m", license="mit"))
@@ -225,6 +225,8 @@ def test_a_second_push_keeps_a_persons_text_and_renews_the_rest_and_a_tag_pins_t
     old = SpineModel.from_pretrained("org/m@v1")
     assert torch.equal(old(torch.ones(1, 3, 32, 32)), first_logits)
     assert "0.500" in card_on(hub, "v1")[1]
+    old.push_to_hub("org/copy")
+    assert "Written by hand." in card_on(hub, repo_id="org/copy")[1] and "0.500" in card_on(hub, repo_id="org/copy")[1]
     old.push_to_hub("org/m", branch="old")  # as it was: licence, provenance and results are known
     assert "0.500" in card_on(hub, "old")[1]
 
