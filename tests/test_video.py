@@ -9,7 +9,8 @@ import av
 import numpy as np
 import pytest
 
-from spinevision.video import VIDEO_SUFFIXES, BrokenVideoError, VideoError, VideoReader, VideoWriter
+from spinevision.video import VIDEO_SUFFIXES, BrokenVideoError, VideoError, VideoReader, VideoWriter, reader
+from spinevision.video.sound import Sound
 
 COLORS = np.array([[250, 30, 20], [30, 220, 40], [20, 40, 240], [200, 90, 60]], dtype=np.uint8)
 
@@ -389,3 +390,72 @@ def test_known_endings() -> None:
     assert {".mp4", ".mov", ".mkv", ".avi"} <= VIDEO_SUFFIXES and all(
         suffix == suffix.lower() and suffix[0] == "." for suffix in VIDEO_SUFFIXES
     )
+
+
+@pytest.mark.parametrize("name", ["x.m3u8", "x.mp4", "x.concat"])
+@pytest.mark.parametrize("prefix", ["", "file://"])
+def test_a_list_of_files_is_not_followed(tmp_path: Path, name: str, prefix: str) -> None:
+    private = transcode(write(tmp_path / "a.mp4", [picture(index) for index in range(12)]), tmp_path / "private.ts")
+    head = (
+        "ffconcat version 1.0\nfile {}\n"
+        if name == "x.concat"
+        else "#EXTM3U\n#é\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{}\n#EXT-X-ENDLIST\n"
+    )
+    (tmp_path / name).write_text(head.format(f"{prefix}{private}"), encoding="utf-8")
+    with pytest.raises(VideoError, match="is not a video that can be read"):
+        VideoReader(tmp_path / name)
+    with VideoReader(tmp_path / "a.mp4") as video, av.open(str(tmp_path / "o.mp4"), "w") as target:
+        video.path = tmp_path / name
+        with pytest.raises(av.FFmpegError):
+            Sound(video, target)
+
+
+@pytest.mark.parametrize("lying", [False, True])
+def test_a_frame_above_the_limit_is_refused_before_it_is_decoded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, lying: bool
+) -> None:
+    with av.open(str(tmp_path / "bomb.mov"), "w") as container:
+        stream = container.add_stream("png", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 1000, 3000, "rgb24"
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(np.zeros((3000, 1000, 3), np.uint8), "rgb24")))
+        container.mux(stream.encode())
+    data = (tmp_path / "bomb.mov").read_bytes()
+    if lying:  # the size in the sample's header and in the track's
+        sizes = [struct.pack(">HH", 1000, 3000), struct.pack(">II", 1000 << 16, 3000 << 16)]
+        assert all(size in data for size in sizes)
+        data = data.replace(sizes[0], struct.pack(">HH", 100, 30)).replace(sizes[1], struct.pack(">II", 100 << 16, 30 << 16))
+        (tmp_path / "bomb.mov").write_bytes(data)
+    monkeypatch.setattr(
+        "spinevision.video.reader.image_of", lambda frame: pytest.fail(f"{frame.width}x{frame.height} were decoded")
+    )
+    with pytest.raises(VideoError, match="at most 1000000 pixels are taken" if not lying else None):
+        VideoReader(tmp_path / "bomb.mov", max_pixels=10**6)
+
+
+def test_a_file_within_the_limit_is_read(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.mp4", [picture(0)] * 3)
+    with VideoReader(path, max_pixels=48 * 64) as video:
+        assert len(list(video)) == 3
+    with pytest.raises(VideoError, match="is 64x48 pixels; at most 3071 pixels are taken"):
+        VideoReader(path, max_pixels=48 * 64 - 1)
+
+
+def test_later_frames_cannot_be_far_larger_than_the_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two streams of MJPEG, one behind the other; the second would take any amount of memory."""
+    monkeypatch.setattr("spinevision.video.reader._DECODED_PIXELS", 2 * 48 * 64)
+    small, large = (tmp_path / f"{name}.mjpeg" for name in ("small", "large"))
+    for path, factor in ((small, 1), (large, 10)):
+        with av.open(str(path), "w") as container:
+            stream = container.add_stream("mjpeg", rate=25)
+            stream.width, stream.height, stream.pix_fmt = 64 * factor, 48 * factor, "yuvj420p"
+            for index in range(30 if factor == 1 else 2):
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(index, 48 * factor, 64 * factor), "rgb24")))
+            container.mux(stream.encode())
+    (tmp_path / "both.mjpeg").write_bytes(small.read_bytes() * 20 + large.read_bytes())
+    decoded: list[int] = []
+    real = reader.image_of
+    monkeypatch.setattr(reader, "image_of", lambda frame: (decoded.append(frame.width * frame.height), real(frame))[1])
+    with pytest.raises(BrokenVideoError), VideoReader(tmp_path / "both.mjpeg") as video:
+        for _ in video:
+            pass
+    assert set(decoded) == {48 * 64}

@@ -257,7 +257,7 @@ def _ask_classifier(
 ) -> _Question:
     if isinstance(region, np.ndarray) or region != "mask":
         raise ValueError("a classifier's logit is of the whole frame; leave the region out")
-    chances = dict(zip(model.labels, logits[0].float().sigmoid().tolist(), strict=True))
+    chances = dict(zip(model.labels, calibrated(logits[0], model.temperature).sigmoid().tolist(), strict=True))
     name = max(chances, key=lambda each: chances[each]) if target is None else _known(target, model.labels)
     channel = model.labels.names.index(name)
     sentence = f"Explained is the logit of {name}, {logits[0, channel].item():.6g} (probability {chances[name]:.3f})."

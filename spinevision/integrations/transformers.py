@@ -31,7 +31,6 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     PreTrainedModel,
 )
-from transformers import __version__ as transformers_version
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
 from transformers.utils import ModelOutput
@@ -201,13 +200,6 @@ def _nowhere(model: SpineSegmenter) -> Tensor:
 AutoConfig.register(SpineConfig.model_type, SpineConfig)
 AutoModelForSemanticSegmentation.register(SpineConfig, SpineForSemanticSegmentation)
 AutoModelForImageClassification.register(SpineConfig, SpineForImageClassification)
-try:
-    AutoImageProcessor.register(
-        SpineConfig, image_processor_classes={"pil": SpineImageProcessor, "torchvision": SpineImageProcessor}
-    )
-except ImportError as error:
-    raise ImportError(
-        f"transformers {transformers_version} reads no images without torchvision; install torchvision or a newer transformers"
-    ) from error
+AutoImageProcessor.register(SpineConfig, image_processor_classes={"pil": SpineImageProcessor, "torchvision": SpineImageProcessor})
 # The segmentation pipeline looks up this table of names alone and calls models that are not in it unsupported.
 MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES[SpineConfig.model_type] = SpineForSemanticSegmentation.__name__

@@ -1,6 +1,6 @@
 """What other programs are told of a frame: a prediction in the Hub's schemas for image segmentation and image classification.
 
-The endpoint's handler, the Space and the command line all answer through here. The result is plain Python data, ready for JSON.
+The endpoint's handler answers through here. The result is plain Python data, ready for JSON.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import numpy as np
 from PIL import Image
 
 from spinevision.hub.config import nearest, shown
-from spinevision.labels import PRESENCE
 from spinevision.structures import MaskPrediction, PresencePrediction
 
 _SEGMENTATION = ("threshold", "mask_threshold", "overlap_mask_area_threshold", "subtask")
@@ -68,13 +67,11 @@ def segmentation_answer(prediction: MaskPrediction, parameters: Mapping[str, Any
     return answer
 
 
-def classification_answer(
-    prediction: PresencePrediction | MaskPrediction, parameters: Mapping[str, Any] | None = None
-) -> list[dict[str, Any]]:
+def classification_answer(prediction: PresencePrediction, parameters: Mapping[str, Any] | None = None) -> list[dict[str, Any]]:
     """What is in a frame, in the Hub's image-classification schema.
 
     Args:
-        prediction: of a classifier, or of a cascade, whose one label is then ``presence``.
+        prediction: what a classifier says of a frame.
         parameters: of the schema, each of them optional: ``top_k``, how many labels are wanted; ``function_to_apply``, which must
             be ``sigmoid``, because the labels are independent of each other.
 
@@ -82,7 +79,7 @@ def classification_answer(
         ``{"label": name, "score": number}`` for each label, the most probable first; the score is its probability, 0 to 1.
 
     Raises:
-        ValueError: a parameter that does not exist or cannot be, or the mask of a segmenter that was asked for no presence.
+        ValueError: a parameter that does not exist or cannot be.
     """
     asked = _asked(parameters, _CLASSIFICATION)
     if asked.get("function_to_apply", "sigmoid") != "sigmoid":
@@ -92,13 +89,7 @@ def classification_answer(
     top_k = asked.get("top_k")
     if top_k is not None and (isinstance(top_k, bool) or not str(top_k).isdecimal() or int(top_k) < 1):
         raise ValueError(f"top_k must be a whole number from 1, found {shown(top_k)}")
-    if isinstance(prediction, PresencePrediction):
-        chances = prediction.probability
-    elif prediction.presence is not None:
-        chances = {PRESENCE: prediction.presence}
-    else:
-        raise ValueError("a segmenter alone says nothing of presence; ask a classifier or a cascade")
-    ordered = sorted(chances.items(), key=lambda item: item[1], reverse=True)
+    ordered = sorted(prediction.probability.items(), key=lambda item: item[1], reverse=True)
     return [{"label": name, "score": float(chance)} for name, chance in ordered[: None if top_k is None else int(top_k)]]
 
 

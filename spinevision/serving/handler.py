@@ -21,14 +21,11 @@ from spinevision.models.base import SpineModel
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.serving.answers import classification_answer, segmentation_answer
+from spinevision.serving.limits import check_size
 from spinevision.structures import PresencePrediction
 
 MAX_UPLOAD_BYTES = 32 * 2**20
 """Larger encoded pictures are refused before they are decoded: 32 MiB."""
-MAX_FRAME_PIXELS = 16 * 2**20
-"""Larger frames are refused before they are decoded, whatever their encoded size: 16 Mi pixels, twice a 4K frame."""
-MAX_LOGITS = 2**27
-"""Pixels times classes of a frame: the numbers behind an answer take at most 512 MiB for each copy of them."""
 
 _FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")
 _DATA_URI = re.compile(r"data:[^,]{0,100};base64,", re.IGNORECASE)
@@ -39,7 +36,7 @@ class EndpointHandler:
 
     A segmenter or a cascade answers as image segmentation, a classifier as image classification. A clip model takes the frame for a
     clip of one. A request that is refused, or one that fails, leaves nothing behind. The server may call from several threads at
-    once: the model works for one at a time, while pictures are read and answers are written side by side.
+    once: pictures are read side by side, answers are made one at a time, so that the numbers behind them are there once.
 
     Args:
         path: the model folder. Nothing is looked up or downloaded.
@@ -54,7 +51,6 @@ class EndpointHandler:
         if not isinstance(model, (SpineSegmenter, SpineClassifier)):
             raise TypeError(f"{type(model).__name__} is neither a segmenter nor a classifier")
         self.model = model
-        self.max_pixels = min(MAX_FRAME_PIXELS, MAX_LOGITS // model.labels.channels)
         self._one_at_a_time = threading.Lock()
 
     def __call__(self, data: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -77,6 +73,9 @@ class EndpointHandler:
         try:
             with self._one_at_a_time:
                 prediction = self.model.predict(frame)
+                if isinstance(prediction, PresencePrediction):
+                    return classification_answer(prediction, parameters)
+                return segmentation_answer(prediction, parameters)
         except (MemoryError, RuntimeError) as error:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
@@ -85,9 +84,6 @@ class EndpointHandler:
             raise RuntimeError(
                 f"the model failed on this frame of {width}x{height} pixels ({reason}); try a smaller one"
             ) from error
-        if isinstance(prediction, PresencePrediction):
-            return classification_answer(prediction, parameters)
-        return segmentation_answer(prediction, parameters)
 
     def _frame(self, inputs: Any) -> np.ndarray:
         """The picture of a request, uint8 (H, W, 3) RGB."""
@@ -102,8 +98,8 @@ class EndpointHandler:
         elif not isinstance(inputs, Image.Image):
             raise ValueError(f'"inputs" must be one picture, as bytes or base64 text, found {shown(inputs)}')
         size = _size(inputs)
-        if size is not None and size[0] * size[1] > self.max_pixels:
-            raise ValueError(f"the frame is {size[0]}x{size[1]} pixels; at most {self.max_pixels} are taken, scale it down first")
+        if size is not None:
+            check_size(self.model, *size, "the frame")
         return read_frame(inputs)
 
 

@@ -8,9 +8,15 @@ from pathlib import Path
 
 import av
 import numpy as np
+from av.codec.hwaccel import HWAccel
+from av.container import InputContainer
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".mkv", ".webm", ".avi", ".wmv", ".mpg", ".mpeg", ".ts", ".mts", ".m2ts"})
 """Endings of files that are taken for videos."""
+
+_FORMATS = "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,mpegts,mpeg,mpegvideo,m4v,h264,hevc,mjpeg,asf,flv,ogg"
+"""What those endings and bare streams hold, by FFmpeg's names. None of them names other files, which FFmpeg would open, as it does
+those of a playlist."""
 
 TIE_S = 1e-4
 """Frames no further apart than this have the same time."""
@@ -96,6 +102,22 @@ def check_frame(image: np.ndarray) -> None:
         raise VideoError(f"a frame must be a uint8 array with shape (height, width, 3), found {type(image).__name__}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
         raise VideoError(f"a frame must be uint8 with shape (height, width, 3), found {image.dtype} with shape {image.shape}")
+
+
+def open_file(path: Path, *, max_pixels: int | None = None, hwaccel: HWAccel | None = None) -> InputContainer:
+    """Open a file with FFmpeg: the file itself and nothing that it names.
+
+    Args:
+        path: without "file:" before it, what stands before a colon would be a protocol.
+        max_pixels: frames with more than this are not decoded while the streams are looked at.
+        hwaccel: what decodes.
+
+    Raises:
+        av.FFmpegError: it cannot be read, or holds something else than a video or sound.
+        OSError: likewise.
+    """
+    options = {"format_whitelist": _FORMATS} | ({} if max_pixels is None else {"max_pixels": str(max_pixels)})
+    return av.open(f"file:{path}", options=options, hwaccel=hwaccel)
 
 
 def image_of(frame: av.VideoFrame) -> np.ndarray:

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from spinevision.video.frames import VideoError, reason
+from spinevision.video.frames import VideoError, open_file, reason
 
 
 def read_mask_video(path: str | Path) -> Iterator[np.ndarray]:
@@ -18,7 +18,7 @@ def read_mask_video(path: str | Path) -> Iterator[np.ndarray]:
         VideoError: not such a file, or damaged.
     """
     try:
-        with av.open(f"file:{path}") as container:
+        with open_file(Path(path)) as container:
             if not container.streams.video or container.streams.video[0].codec_context.name != "ffv1":
                 raise VideoError(f"{path} is no lossless video of masks; give the masks.mkv that was written")
             for frame in container.decode(video=0):

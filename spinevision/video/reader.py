@@ -10,11 +10,15 @@ from pathlib import Path
 import av
 from av.stream import Disposition
 
-from spinevision.video.frames import BrokenVideoError, Clock, VideoError, VideoFrame, image_of, reason
+from spinevision.video.frames import BrokenVideoError, Clock, VideoError, VideoFrame, image_of, open_file, reason
 from spinevision.video.hardware import accelerator
 
 _MISSING_S = 0.5
 """A file may end this much earlier than its header says before it counts as cut off (ours)."""
+
+_DECODED_PIXELS = 2**24
+"""A decoder may always make frames of so many pixels (ours). Above it, twice what the file says is the limit: decoders make frames
+somewhat larger than they show them, and a file that says far less than it holds takes memory at will."""
 
 
 @dataclass(frozen=True)
@@ -49,21 +53,23 @@ class VideoReader:
         path: a video file.
         hardware: decode on the graphics processor where one can, with the same pixels. Off by default: such decoders give damaged
             pictures out without a word.
+        max_pixels: files with larger frames are refused before the first is decoded; None takes any size.
 
     Raises:
-        VideoError: at opening, no such file, not a video, no picture in it, or damaged from the start.
+        VideoError: at opening, no such file, not a video (a playlist is none), no picture in it, frames that are too large, or
+            damaged from the start.
         BrokenVideoError: while reading, damaged, cut off or of another size later on: the frames before that have been given then
             (but for two or three inside the decoder), the sentence says where, and the file is closed. Changed bytes that decode
             all the same go unseen: H.264 has no checksum.
     """
 
-    def __init__(self, path: str | Path, *, hardware: bool = False) -> None:
+    def __init__(self, path: str | Path, *, hardware: bool = False, max_pixels: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise VideoError(f"{path} is not a file" if self.path.exists() else f"{path} does not exist")
         try:
-            # Without "file:", what stands before a colon would be a protocol.
-            self._container = av.open(f"file:{self.path}", hwaccel=accelerator() if hardware else None)
+            room = None if max_pixels is None else 2 * max_pixels
+            self._container = open_file(self.path, max_pixels=room, hwaccel=accelerator() if hardware else None)
         except (av.FFmpegError, OSError) as error:
             raise VideoError(
                 f"{path} is not a video that can be read ({reason(error)}); it may be empty, cut off or of another type"
@@ -75,6 +81,14 @@ class VideoReader:
                 raise VideoError(f"{path} holds no video, only other streams such as sound")
             self._stream = pictures[0]
             self._stream.thread_type = "AUTO"
+            codec = self._stream.codec_context
+            if max_pixels is not None and not 0 < codec.width * codec.height <= max_pixels:
+                size = (
+                    f"is {codec.width}x{codec.height} pixels" if codec.width else "does not say how large it is, or far too large"
+                )
+                raise VideoError(f"{path} {size}; at most {max_pixels} pixels are taken, scale it down first")
+            room = max(_DECODED_PIXELS, 2 * codec.width * codec.height) if room is None else room
+            codec.options = {**codec.options, "max_pixels": str(room)}
             rate = self._stream.average_rate or self._stream.guessed_rate
             if not rate:
                 raise VideoError(f"{path} states no frame rate; convert it to MP4")

@@ -10,7 +10,7 @@ import av
 from av.audio.stream import AudioStream
 from av.container import OutputContainer
 
-from spinevision.video.frames import reason
+from spinevision.video.frames import open_file, reason
 from spinevision.video.reader import VideoReader
 
 logger = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ class Sound:
 
     def __init__(self, video: VideoReader, target: OutputContainer) -> None:
         self._path, self._start_s, self._target = video.path, video.info.start_s, target
-        self._source = av.open(f"file:{video.path}")
+        self._source = open_file(video.path)
         self._streams: dict[int, tuple[AudioStream, bool]] = {}
         for stream in self._source.streams.audio:
             if stream.codec_context is None or not stream.sample_rate:

@@ -466,6 +466,19 @@ def test_a_classifier_explains_the_likeliest_label_and_takes_no_region(frame: np
         explain(model, frame.astype(np.float32))
 
 
+def test_a_classifiers_probability_is_the_calibrated_one(frame: np.ndarray) -> None:
+    model = small("ResNetClassifier", ["a", "b"])
+    model.temperature = 3.0
+    head = model.network.get_submodule(model.HEAD[0])
+    head.weight.data *= 1e-9  # else the probabilities are 0 and 1
+    nn.init.constant_(head.bias, -5.0)
+    found = explain(model, frame, draws=1)
+    chances = model.predict(frame).probability
+    assert found.answer == pytest.approx(chances)
+    assert all(0.1 < chance < 0.3 for chance in chances.values())
+    assert any(f"(probability {chances[found.target]:.3f})" in each for each in found.sentences)
+
+
 def test_maps_come_back_to_the_frames_own_size_and_place() -> None:
     # 30x90 is letterboxed into 64x64 with bars above and below; what is explained lies in one corner.
     picture = np.full((30, 90, 3), 20, np.uint8)

@@ -19,11 +19,11 @@ from spinevision.structures import MaskPrediction, PresencePrediction
 FRAME = np.zeros((5, 7, 3), np.uint8)
 
 
-def binary(presence: float | None = None) -> MaskPrediction:
+def binary() -> MaskPrediction:
     """A nerve in the left two columns, at 0.6 and 0.9; the threshold is somewhere below."""
     chance = np.full((1, 5, 7), 0.1, np.float32)
     chance[0, :, 0], chance[0, :, 1] = 0.6, 0.9
-    return MaskPrediction((chance[0] > 0.5).astype(np.uint8), chance, LabelSpace(("nerve",)), FRAME, presence)
+    return MaskPrediction((chance[0] > 0.5).astype(np.uint8), chance, LabelSpace(("nerve",)), FRAME)
 
 
 def multiclass() -> MaskPrediction:
@@ -132,7 +132,6 @@ def test_presence_is_a_classification_sorted_and_cut():
     assert classification_answer(prediction) == expected
     for top_k in (2, "2"):
         assert classification_answer(prediction, {"top_k": top_k, "function_to_apply": "sigmoid"}) == expected[:2]
-    assert classification_answer(binary(presence=0.25)) == [{"label": "presence", "score": 0.25}]
     for refused, said in (
         ({"top_k": 0}, "top_k must be a whole number from 1"),
         ({"top_k": 1.5}, "top_k must be a whole number from 1"),
@@ -142,5 +141,3 @@ def test_presence_is_a_classification_sorted_and_cut():
     ):
         with pytest.raises(ValueError, match=said):
             classification_answer(prediction, refused)
-    with pytest.raises(ValueError, match="says nothing of presence"):
-        classification_answer(binary())

@@ -26,7 +26,9 @@ from PIL import Image
 
 from spinevision import FUNet, ResNetClassifier, SpineCascade, SpineClassifier, SpineModel, SpineSegmenter, UNet
 from spinevision.hub.config import ModelFolderError
+from spinevision.preprocess import Preprocess
 from spinevision.serving import handler as handler_module
+from spinevision.serving import limits
 
 SIZE = (61, 97)
 """Width and height of the frame (pixels)."""
@@ -352,7 +354,7 @@ def test_sizes_are_limited_before_anything_is_decoded(handle, folders, monkeypat
         raise AssertionError("it was decoded")
 
     monkeypatch.setattr(handler_module, "read_frame", decode)
-    monkeypatch.setattr(handle, "max_pixels", SIZE[0] * SIZE[1] - 1)
+    monkeypatch.setattr(limits, "MAX_FRAME_PIXELS", SIZE[0] * SIZE[1] - 1)
     for inputs in (frame(), encoded(), text()):
         with pytest.raises(ValueError, match="the frame is 61x97 pixels; at most 5916 are taken"):
             handle({"inputs": inputs})
@@ -365,8 +367,30 @@ def test_sizes_are_limited_before_anything_is_decoded(handle, folders, monkeypat
 
 
 def test_the_more_classes_the_smaller_the_largest_frame(folders, monkeypatch):
-    monkeypatch.setattr(handler_module, "MAX_LOGITS", 3 * 1000)
-    assert handler_module.EndpointHandler(folders["multiclass"]).max_pixels == 1000
+    monkeypatch.setattr(limits, "MAX_LOGITS", 3 * 1000)
+    handle = handler_module.EndpointHandler(folders["multiclass"])
+    assert limits.max_pixels(handle.model) == 1000
+    with pytest.raises(ValueError, match="the frame is 61x97 pixels; at most 1000 are taken"):
+        handle({"inputs": encoded()})
+
+
+def test_a_network_that_takes_the_frame_as_it_is_gets_a_smaller_one():
+    whole = UNet(["nerve"], width=4, preprocess=Preprocess((32, 32), resize="none", stride=32))
+    assert limits.max_pixels(whole) == 2**21 < limits.max_pixels(UNet(["nerve"], width=4))
+    limits.check_size(whole, 1920, 1080, "x")
+    for width, height in ((2048, 1025), (1, 2**20)):
+        with pytest.raises(ValueError, match=f"^x is {width}x{height} pixels"):
+            limits.check_size(whole, width, height, "x")
+
+
+def test_an_answer_is_built_before_the_next_frame_is_predicted(handle, monkeypatch):
+    answer = handler_module.segmentation_answer
+    free: list[bool] = []
+    monkeypatch.setattr(
+        handler_module, "segmentation_answer", lambda *given: (free.append(handle._one_at_a_time.acquire(False)), answer(*given))[1]
+    )
+    handle({"inputs": encoded()})
+    assert free == [False]
 
 
 def test_pictures_are_taken_as_images_bytes_and_texts_alike(handle):

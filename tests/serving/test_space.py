@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import struct
+import threading
+import time
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,6 +19,7 @@ from spinevision.labels import LabelSpace
 from spinevision.models.resnet import ResNetClassifier
 from spinevision.models.unet import UNet
 from spinevision.preprocess import Preprocess
+from spinevision.serving import limits
 from spinevision.serving.space import answers, clips, uploads, words
 from spinevision.serving.space.uploads import Upload, read_image, sentence_of
 from spinevision.structures import MaskPrediction
@@ -58,11 +63,12 @@ def test_what_is_no_upload_is_refused(payload: object) -> None:
 
 
 def test_a_picture_is_measured_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(uploads, "IMAGE_PIXELS", 100 * 100)
+    monkeypatch.setattr(limits, "MAX_LOGITS", 3 * 100 * 100)
     monkeypatch.setattr(uploads, "read_frame", lambda upload: pytest.fail("it was decoded"))
     Image.new("RGB", (101, 100)).save(tmp_path / "large.png")
     with pytest.raises(ValueError, match=r"large\.png is 101x100 pixels"):
-        read_image(Upload(tmp_path / "large.png", "large.png"))
+        read_image(Upload(tmp_path / "large.png", "large.png"), RedModel(CLASSES))
+    assert uploads.image_limits(RedModel(CLASSES)) == "At most 100 MB and 0.01 million pixels."
 
 
 @pytest.mark.parametrize("content", [b"", b"no image", b"\x89PNG\r\n\x1a\n", "half"])
@@ -72,7 +78,7 @@ def test_a_broken_picture_is_one_sentence_without_the_servers_path(tmp_path: Pat
     file.write_bytes(file.read_bytes()[:2000] if isinstance(content, str) else content)
     upload = Upload(file, "my frame.png")
     with pytest.raises(ValueError) as refused:
-        read_image(upload)
+        read_image(upload, RedModel(CLASSES))
     sentence = sentence_of(refused.value, upload)
     assert sentence.startswith("my frame.png ") and sentence.endswith(".")
     assert str(tmp_path) not in sentence and "secret" not in sentence and "\n" not in sentence
@@ -84,7 +90,15 @@ def test_an_error_that_was_not_foreseen_says_little() -> None:
     assert (
         sentence_of(RuntimeError("CUDA out of memory. Tried"), upload) == "There is not enough memory for x.png; make it smaller."
     )
-    assert sentence_of(ValueError("the model finds none"), None) == "The model finds none."
+    for error in (
+        ValueError("at /srv/secret"),
+        OSError(2, "no", "/srv/secret"),
+        struct.error("/srv/secret"),
+        av.error.ExternalError(1, "/srv/secret"),
+    ):
+        assert "/srv" not in sentence_of(error, upload) and type(error).__name__ in sentence_of(error, upload)
+    assert sentence_of(answers.RefusedError("the model finds none"), None) == "The model finds none."
+    assert sentence_of(VideoError("/srv/x.png holds no frame"), upload) == "x.png holds no frame."
 
 
 # ------------------------------------------------------------------------------------------------------------------ answers
@@ -109,6 +123,16 @@ def test_the_numbers_are_those_of_the_mask() -> None:
     assert text.count("33.3 %") == 2 and "nerve" in text and "bleeding" in text
 
 
+def test_a_class_that_is_found_is_never_nothing() -> None:
+    ids = np.zeros((120, 120), np.uint8)
+    ids[60, 60] = 1
+    model = RedModel(CLASSES)
+    answer = answers.ask(model, red_frame(ids))
+    assert isinstance(answer, MaskPrediction) and (answer.mask == 1).any() and not (answer.mask == 2).any()
+    text = words.numbers(model, answer)
+    assert ">&lt; 0.1 %<" in text and ">not found<" in text and "0.0 %<" not in text
+
+
 def test_a_classifier_tells_probabilities_and_shows_the_frame() -> None:
     model = ResNetClassifier(["nerve", "bone"], **ResNetClassifier.SMALL)
     frame = red_frame(thirds())
@@ -126,7 +150,7 @@ def test_a_segmenter_is_explained_or_refuses_in_a_sentence() -> None:
     picture, sentences = answers.full_gradient(model, red_frame(thirds()), "nerve")
     assert picture.size == (60, 48)
     assert any("FullGrad's terms" in each for each in sentences) and not any("Grad-CAM" in each for each in sentences)
-    with pytest.raises(ValueError, match="has no class 'bone'"):
+    with pytest.raises(answers.RefusedError, match="has no class 'bone'"):
         answers.full_gradient(model, red_frame(thirds()), "bone")
 
 
@@ -190,27 +214,60 @@ def test_clips_beyond_the_limits_are_refused(tmp_path: Path, monkeypatch: pytest
         ("CLIP_S", 0.3, "1 seconds long"),
         ("CLIP_FRAMES", 9, "10 frames"),
         ("CLIP_PIXELS", 47 * 60, "60x48"),
+        ("MAX_LOGITS", 47 * 60 * 3, "60x48"),
     ]:
         with monkeypatch.context() as patch:
-            patch.setattr(uploads, limit, value)
+            patch.setattr(limits if limit == "MAX_LOGITS" else uploads, limit, value)
             with pytest.raises(VideoError, match=f"^c.mp4 (is|has) {said}"):
-                predict(file, "c.mp4")
+                try:
+                    predict(file, "c.mp4")
+                except VideoError as error:
+                    raise VideoError(str(error).replace(str(file), "c.mp4")) from error
 
 
 @pytest.mark.parametrize("classifier", [False, True])
 def test_a_clip_longer_than_it_says_ends_at_the_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: bool) -> None:
     monkeypatch.setattr(uploads, "CLIP_FRAMES", 4)
-    monkeypatch.setattr(clips, "check_clip", lambda info, name: None)  # its header said less
+    monkeypatch.setattr(clips, "check_clip", lambda model, info, name: None)  # its header said less
     model = ResNetClassifier(["nerve"], **ResNetClassifier.SMALL) if classifier else None
     result = predict(write_clip(tmp_path / "a.mp4", 10), "c.mp4", model)
     assert result.frames == 4
     assert result.broke_off is not None and result.broke_off.startswith("c.mp4 goes on after")
 
 
+@pytest.mark.parametrize("classifier", [False, True])
+def test_a_clip_ends_when_nobody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: bool) -> None:
+    model = ResNetClassifier(["nerve"], **ResNetClassifier.SMALL) if classifier else RedModel(CLASSES)
+    folders: list[Path] = []
+    work = clips.predict_clip
+    monkeypatch.setattr(
+        clips,
+        "predict_clip",
+        lambda model, upload, output, report: (folders.append(output), work(model, upload, output, report))[1],
+    )
+    alone, closing = threading.Lock(), threading.Event()
+    file = write_clip(tmp_path / "a.mp4", 200)
+    for ending in ("leave", "close"):
+        run = clips.ClipRun(model, Upload(file, "c.mp4"), alone, closing)
+        check = run._report
+        reached = threading.Event()
+        monkeypatch.setattr(run, "_report", lambda done, total, check=check, reached=reached: (reached.set(), check(done, total)))
+        run.start()
+        assert reached.wait(10) and alone.locked()
+        run.leave() if ending == "leave" else closing.set()
+        assert run.wait(5) and isinstance(run.error, clips.StoppedError) and run.result is None
+        assert 1 <= run._progress[0] < 200 and run.in_words.endswith("of 200 frames")
+        end_s = time.monotonic() + 5
+        while folders[-1].exists() and time.monotonic() < end_s:
+            time.sleep(0.01)
+        assert not folders[-1].exists() and not alone.locked()
+
+
 def test_a_playlist_is_not_opened(tmp_path: Path) -> None:
-    (tmp_path / "a.mp4").write_text("#EXTM3U\n#EXTINF:1,\nfile:///etc/hostname\n#EXT-X-ENDLIST\n" * 3)
-    with pytest.raises(VideoError, match=r"^c\.mp4 is not a video$"):
-        predict(tmp_path / "a.mp4", "c.mp4")
+    write_clip(tmp_path / "private.mp4", 3)
+    (tmp_path / "a.m3u8").write_text(f"#EXTM3U\n#é\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\n{tmp_path}/private.mp4\n#EXT-X-ENDLIST\n")
+    with pytest.raises(VideoError, match=r"is not a video that can be read"):
+        predict(tmp_path / "a.m3u8", "c.mp4")
 
 
 def test_a_damaged_clip_gives_what_came_before(tmp_path: Path) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,6 +18,7 @@ from red_model import RedModel, red_frame
 from test_space import thirds, write_clip
 
 from spinevision.labels import LabelSpace
+from spinevision.serving.space.serve import serving
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -43,8 +47,6 @@ PIXEL = """(async place => {
 
 @pytest.fixture(scope="module")
 def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    from spinevision.serving.space.serve import serving
-
     example = tmp_path_factory.mktemp("example") / "example.png"
     Image.fromarray(red_frame(thirds(*SIZE))).save(example)
     with serving(RedModel(CLASSES), EVIL, port=0, examples=[example]) as address:
@@ -121,6 +123,7 @@ def test_a_clip_on_a_telephone(browser: Browser, address: str, tmp_path: Path) -
     browser.value("[...document.querySelectorAll('button[role=tab]')].find(each => each.innerText === 'Video').click()")
     upload(browser, ".mp4", clip)
     browser.until("document.body.innerText.replaceAll('\\n', '').includes('clip.mp4')")
+    time.sleep(0.5)  # a clip that is new ends what was asked of the one before
     press(browser, "Predict the clip")
     browser.until("document.body.innerText.includes('10 frames in')", 30)
     browser.until("document.querySelector('.sv-movie video')?.videoWidth > 0")
@@ -132,6 +135,58 @@ def test_a_clip_on_a_telephone(browser: Browser, address: str, tmp_path: Path) -
     browser.value("document.querySelector('button[aria-label=Clear]')?.click()")
     upload(browser, ".mp4", tmp_path / "broken.mp4")
     browser.until("document.body.innerText.replaceAll('\\n', '').includes('broken.mp4')")
+    time.sleep(0.5)  # a clip that is new ends what was asked of the one before
     press(browser, "Predict the clip")
     browser.until("!!document.querySelector('.toast-body')?.innerText.includes('broken.mp4 is not a video')", 20)
     assert not browser.value("!!document.querySelector('.sv-movie video')")
+
+
+class SlowModel(RedModel):
+    delay_s = 0.0
+
+    def forward(self, batch: Any) -> Any:
+        time.sleep(self.delay_s)
+        return super().forward(batch)
+
+
+def test_nothing_of_one_frame_stands_beside_another(browser: Browser, tmp_path: Path) -> None:
+    frame = red_frame(thirds(*SIZE))
+    Image.fromarray(frame).save(tmp_path / "frame.png")
+    model = SlowModel(CLASSES)
+    with serving(model, "m", port=0, examples=[tmp_path / "frame.png"]) as address:
+        browser.open(address, 1280)
+        browser.until("!!document.querySelector('.sv-head h1') && !!document.querySelector('.sv-classes input')", 30)
+        upload(browser, "image", tmp_path / "frame.png")
+        browser.until("!!document.querySelector('.sv-overlay img') && !!document.querySelector('.sv-table')", 30)
+        model.delay_s = 2.0
+        browser.value("document.querySelector('button[aria-label=\"Remove Image\"]').click()")
+        browser.until("!document.querySelector('.sv-overlay img') && !!document.querySelector('input[type=file][accept*=image]')")
+        upload(browser, "image", tmp_path / "frame.png")
+        time.sleep(0.7)
+        assert not browser.value("!!document.querySelector('.sv-table') || !!document.querySelector('.sv-overlay img')")
+        browser.value("document.querySelector('.sv-classes input').click()")  # while it is predicted
+        browser.until("!!document.querySelector('.sv-overlay img') && !!document.querySelector('.sv-table')", 30)
+        time.sleep(1)
+        assert color(browser, 0) == pytest.approx(frame[60, 25].tolist(), abs=8)
+        assert color(browser, 2) != pytest.approx(frame[60, 125].tolist(), abs=8)
+
+
+def test_a_clip_is_stopped(browser: Browser, tmp_path: Path) -> None:
+    clip = write_clip(tmp_path / "clip.mp4", 200)
+    model = SlowModel(CLASSES)
+    model.delay_s = 0.1
+    Image.fromarray(red_frame(thirds(*SIZE))).save(tmp_path / "frame.png")
+    with serving(model, "m", port=0, examples=[tmp_path / "frame.png"]) as address:
+        browser.open(address, 1280)
+        browser.until("[...document.querySelectorAll('button[role=tab]')].some(each => each.innerText === 'Video')", 30)
+        browser.value("[...document.querySelectorAll('button[role=tab]')].find(each => each.innerText === 'Video').click()")
+        upload(browser, ".mp4", clip)
+        browser.until("document.body.innerText.replaceAll('\\n', '').includes('clip.mp4')")
+        time.sleep(0.5)
+        press(browser, "Predict the clip")
+        browser.until("document.body.innerText.includes('of 200 frames')", 20)
+        press(browser, "Stop")
+        browser.until("!document.body.innerText.includes('of 200 frames')")
+        browser.until("!document.body.innerText.includes('Error')")
+        time.sleep(1.5)
+        assert not [each for each in threading.enumerate() if each.name == "clip"]

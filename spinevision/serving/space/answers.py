@@ -21,6 +21,10 @@ Model: TypeAlias = SpineSegmenter | SpineClassifier
 Answer: TypeAlias = MaskPrediction | PresencePrediction
 
 
+class RefusedError(ValueError):
+    """What the page cannot do; the sentence is made for the person who asked."""
+
+
 def class_colors(model: Model) -> dict[str, tuple[int, int, int]]:
     """What a model tells of, by name, with its colour: the foreground classes of a segmenter, all labels of a classifier."""
     if isinstance(model, SpineClassifier):
@@ -58,9 +62,12 @@ def full_gradient(model: Model, frame: np.ndarray, target: str | None) -> tuple[
         target: class or label; None takes the one with the largest mask, or the likeliest.
 
     Raises:
-        ValueError: the model has no such map for this frame.
+        RefusedError: the model has no such map for this frame.
     """
-    explanation = explain(model, frame, target=target, draws=1)
+    try:
+        explanation = explain(model, frame, target=target, draws=1)
+    except ValueError as error:
+        raise RefusedError(str(error)) from error
     others = [explanation.check.in_words(method, title) for method, title in METHODS.items() if method != "full_gradient"]
     return draw_heat(frame, explanation.maps["full_gradient"]), [each for each in explanation.sentences if each not in others]
 

@@ -1,11 +1,13 @@
-"""A short clip through a model: overlay, table and timeline in a folder; nothing here knows of Gradio."""
+"""A short clip through a model: overlay, table and timeline in a folder, in a thread; nothing here knows of Gradio."""
 
 from __future__ import annotations
 
 import io
+import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event, Lock, Thread
 
 from matplotlib.figure import Figure
 
@@ -15,9 +17,9 @@ from spinevision.inference.video_folder import predict_video
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.serving.space.answers import Model, class_colors
-from spinevision.serving.space.uploads import Upload, check_clip, check_frame_of_clip, sentence_of
+from spinevision.serving.space.uploads import Upload, check_clip, check_frame_of_clip, clip_pixels, sentence_of
 from spinevision.tables import write_table
-from spinevision.video import BrokenVideoError, VideoError, VideoReader
+from spinevision.video import BrokenVideoError, VideoReader
 
 Report = Callable[[int, int | None], None]
 """Is told the frames done, and how many there are if the file says so."""
@@ -45,16 +47,14 @@ class ClipResult:
 def predict_clip(model: Model, upload: Upload, output: Path, report: Report) -> ClipResult:
     """Predict a clip and write ``frames.csv``, ``timeline.png`` and, of a segmenter, ``overlay.mp4`` and ``masks.mkv``.
 
-    A clip that is damaged or longer than it says gives the frames before that.
+    A clip that is damaged or longer than it says gives the frames before that. What ``report`` raises ends it.
 
     Raises:
         ValueError: no video, or one beyond the limits.
     """
-    if _is_text(upload.path):  # FFmpeg would open the files that a playlist names
-        raise VideoError(f"{upload.name} is not a video")
-    with VideoReader(upload.path) as video:
+    with VideoReader(upload.path, max_pixels=clip_pixels(model)) as video:
         info = video.info
-    check_clip(info, upload.name)
+    check_clip(model, info, upload.name)
     broke_off = None
     try:
         if isinstance(model, SpineSegmenter):
@@ -76,6 +76,66 @@ def predict_clip(model: Model, upload: Upload, output: Path, report: Report) -> 
     )
 
 
+class StoppedError(Exception):
+    """Nobody waits for the clip any more."""
+
+
+class ClipRun:
+    """A clip that is predicted in a thread of its own, so that it ends when whoever asked for it leaves.
+
+    Args:
+        model: what predicts.
+        upload: the clip.
+        alone: held while the model works.
+        closing: set when the page ends, which ends the clip too.
+    """
+
+    def __init__(self, model: Model, upload: Upload, alone: Lock, closing: Event) -> None:
+        self._model, self._upload, self._alone, self._closing = model, upload, alone, closing
+        self._left, self._ended = Event(), Event()
+        self._progress: tuple[int, int | None] = (0, None)
+        self.result: ClipResult | None = None
+        self.error: Exception | None = None
+
+    def start(self) -> None:
+        """Begin."""
+        Thread(target=self._run, name="clip").start()
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended, in success (``result``) or not (``error``), within this time (seconds)."""
+        return self._ended.wait(timeout_s)
+
+    def leave(self) -> None:
+        """Nothing is wanted any more: a clip that still runs ends after this frame, and what was written is deleted."""
+        self._left.set()
+
+    @property
+    def in_words(self) -> str:
+        """How far it is."""
+        done, total = self._progress
+        return f"{done} frames" if total is None else f"{done} of {total} frames"
+
+    def _run(self) -> None:
+        with tempfile.TemporaryDirectory(prefix="spinevision-") as scratch:
+            try:
+                with self._alone:
+                    self._check()
+                    self.result = predict_clip(self._model, self._upload, Path(scratch), self._report)
+            except Exception as error:
+                self.error = error
+            self._ended.set()
+            while not self._left.wait(0.2) and not self._closing.is_set():
+                pass
+
+    def _report(self, done: int, total: int | None) -> None:
+        self._progress = (done, total)
+        self._check()
+
+    def _check(self) -> None:
+        if self._left.is_set() or self._closing.is_set():
+            raise StoppedError
+
+
 class _Watched(VideoPredictor):
     """Stops at the limits and tells how far it is."""
 
@@ -94,7 +154,7 @@ def _presence_of_clip(model: SpineClassifier, upload: Upload, output: Path, repo
     """The table and the timeline of probabilities; those of the frames before any damage too."""
     names, rows = [*class_colors(model)], list[list[float]]()
     try:
-        with VideoReader(upload.path) as video:
+        with VideoReader(upload.path, max_pixels=clip_pixels(model)) as video:
             for frame in video:
                 check_frame_of_clip(frame.index, frame.time_s, upload.name)
                 rows.append([frame.time_s, *model.predict(frame.image).probability.values()])
@@ -121,9 +181,3 @@ def _timeline(model: SpineClassifier, rows: list[list[float]]) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=100, metadata={"Software": None})
     return buffer.getvalue()
-
-
-def _is_text(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(64)
-    return bool(head) and all(32 <= byte < 127 or byte in b"\t\r\n" for byte in head)

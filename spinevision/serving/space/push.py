@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import io
 import json
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from spinevision.hub.client import client, tried
 from spinevision.hub.config import LIBRARY, ModelFolderError, library_version
 from spinevision.hub.folder import CARD, MAX_EXAMPLES
 from spinevision.hub.spaces import ModelAccess, model_access, push_space_files, read_space_card, render_space_card
@@ -20,6 +22,8 @@ from spinevision.serving.space.uploads import KEPT_S
 
 TORCH = "torch>=2.10,<2.12"
 """What both this package and the graphics processors that Spaces lend can run."""
+OLDEST_GRADIO = (6, 31)
+"""What the page is made for."""
 
 _LONGEST_SIDE = 1024
 _SHORT = 60
@@ -63,6 +67,7 @@ def push_space(
     private: bool | None = None,
     token: str | bool | None = None,
     examples: Sequence[str | Path] = (),
+    requirement: str | None = None,
 ) -> str:
     """Push a Space in which one commit of a model can be tried.
 
@@ -77,36 +82,70 @@ def push_space(
         token: a token, None for the one that is logged in.
         examples: frames to try, which everybody who sees the Space can see; their pixels alone are uploaded. Generated scenes are
             drawn where there are none.
+        requirement: where the Space gets this package from, such as "spinevision[demo] @ git+https://...@<commit>"; None takes the
+            released version that is installed here.
 
     Returns:
         The address of the Space.
 
     Raises:
-        ValueError: Gradio is not installed, an example that is no frame, no such model, or a Space that does not fit.
+        ValueError: Gradio is missing or too old, a version that is not released, an example that is no frame, no such model, or a
+            Space that does not fit.
         OSError: the Hub refuses or cannot be reached.
     """
     pictures = _pictures(examples)
     model = model_access(model_id, commit=commit, token=token)
-    files = space_files(model, existing=read_space_card(repo_id, token=token))
+    files = space_files(model, existing=read_space_card(repo_id, token=token), requirement=requirement)
     return push_space_files(
         repo_id, {**files, **pictures}, private=private, token=token, message=f"Show {model_id} at {model.commit[:12]}"
     )
 
 
-def space_files(model: ModelAccess, *, existing: str | None = None) -> dict[str, bytes]:
+def check_space(repo_id: str, *, private: bool | None, token: str | bool | None = None, requirement: str | None = None) -> None:
+    """Refuse a Space that could not be pushed, before anything is.
+
+    Args:
+        repo_id: "org/name" of the Space.
+        private: as of :func:`push_space`, and so are the others.
+        token: likewise.
+        requirement: likewise.
+
+    Raises:
+        ValueError: no Hub id, Gradio is missing or too old, a version that is not released, or a Space that exists with another
+            SDK, another visibility or a README that cannot be read.
+        OSError: the Hub refuses or cannot be reached.
+    """
+    _gradio_version()
+    if requirement is None:
+        _released()
+    space_files(ModelAccess("org/model", "0" * 40, False, ()), existing=read_space_card(repo_id, token=token), requirement="")
+    api = client(token)
+    if not tried(lambda: api.repo_exists(repo_id, repo_type="space"), repo_id, None):
+        return
+    found = tried(lambda: api.space_info(repo_id), repo_id, None)
+    if found.sdk not in (None, "gradio"):
+        raise ModelFolderError(f"{repo_id} exists and is made with {found.sdk}, not with Gradio; give the name of another")
+    if private is not None and bool(found.private) != private:
+        state = "public" if private else "private"
+        raise ModelFolderError(f"{repo_id} exists and is {state}; change that in the Space's settings, or leave private out")
+
+
+def space_files(model: ModelAccess, *, existing: str | None = None, requirement: str | None = None) -> dict[str, bytes]:
     """The text files of a Space by name.
 
     Args:
         model: what it shows.
         existing: the README that stands in the Space already.
+        requirement: as of :func:`push_space`.
 
     Raises:
-        ValueError: Gradio is not installed, or an existing README that does not fit.
+        ValueError: Gradio is missing or too old, a version that is not released, or an existing README that does not fit.
     """
-    version, title = library_version(), model.repo_id.split("/")[-1]
+    title, gradio_version = model.repo_id.split("/")[-1], _gradio_version()
+    requirement = _released() if requirement is None else requirement
     ours = {
         "sdk": "gradio",
-        "sdk_version": _gradio_version(),
+        "sdk_version": gradio_version,
         "python_version": f"{sys.version_info.major}.{sys.version_info.minor}",
         "app_file": "app.py",
         "models": [model.repo_id],
@@ -121,22 +160,35 @@ def space_files(model: ModelAccess, *, existing: str | None = None) -> dict[str,
     }
     block = _OPEN.format(model=model.repo_id, commit=model.commit) + (f"\n\n{_CLOSED}" if model.restricted else "")
     text = _TEXT.format(title=title, model=model.repo_id, minutes=KEPT_S // 60)
-    pinned = f"{LIBRARY}[demo]" if "+" in version else f"{LIBRARY}[demo]=={version}"  # a copy of the source has no version to pin
     files = {
         CARD: render_space_card(ours, first, text, block, existing),
         "app.py": _APP.format(model=json.dumps(model.repo_id), commit=json.dumps(model.commit)),
-        "requirements.txt": f"{pinned}\n{TORCH}\n",
+        "requirements.txt": f"{requirement}\n{TORCH}\n",
     }
     return {name: content.encode() for name, content in files.items()}
 
 
 def _gradio_version() -> str:
     try:
-        return importlib.metadata.version("gradio")
+        version = importlib.metadata.version("gradio")
     except importlib.metadata.PackageNotFoundError as error:
         raise ModelFolderError(
             'a Space is pinned to the Gradio that it was tried with, and none is installed; pip install "spinevision[demo]"'
         ) from error
+    if tuple(int(part) for part in re.findall(r"\d+", version)[:2]) < OLDEST_GRADIO:
+        raise ModelFolderError(f'Gradio {version} is too old for the page; pip install "spinevision[demo]"')
+    return version
+
+
+def _released() -> str:
+    """What the Space installs: this version, which the package index has."""
+    version = library_version()
+    if "+" in version:
+        raise ModelFolderError(
+            "a Space needs a released version of spinevision; this copy is built from source: "
+            'say where the Space gets it, as requirement="spinevision[demo] @ git+https://...@<commit>"'
+        )
+    return f"{LIBRARY}[demo]=={version}"
 
 
 def _pictures(examples: Sequence[str | Path]) -> dict[str, bytes]:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import signal
 import socket
 import tempfile
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -44,7 +46,7 @@ _log = logging.getLogger(__name__)
 def show_space(
     model: SpineModel, name: str, *, host: str = "127.0.0.1", port: int = 7860, examples: Sequence[str | Path] = ()
 ) -> str:
-    """Serve the page of a model until Ctrl-C.
+    """Serve the page of a model until Ctrl-C or a SIGTERM.
 
     Args:
         model: a segmenter, cascade or classifier on the device it shall run on.
@@ -59,15 +61,15 @@ def show_space(
     Raises:
         ValueError: Gradio is missing, another kind of model, an example that is no frame, or an address that cannot be listened on.
     """
-    with serving(model, name, host=host, port=port, examples=examples) as address:
-        if not is_loopback(host):
-            _log.warning("everyone who can reach %s can use the page: no password, nothing is encrypted", address)
-        _log.info("open %s in a browser; Ctrl-C ends", address)
-        try:
+    try:
+        with _ended_by_term(), serving(model, name, host=host, port=port, examples=examples) as address:
+            if not is_loopback(host):
+                _log.warning("everyone who can reach %s can use the page: no password, nothing is encrypted", address)
+            _log.info("open %s in a browser; Ctrl-C ends", address)
             while True:
                 time.sleep(3600)
-        except KeyboardInterrupt:
-            return "the page is closed, and what was uploaded is deleted"
+    except KeyboardInterrupt:
+        return "the page is closed, and what was uploaded is deleted"
 
 
 @contextmanager
@@ -79,14 +81,17 @@ def serving(
         raise ModelFolderError(f"the page shows masks or probabilities, and a {type(model).__name__} gives neither")
     with tempfile.TemporaryDirectory(prefix="spinevision-space-") as scratch, _environment(Path(scratch) / "files"):
         gradio = _gradio()
+        closing = threading.Event()
         frames = write_examples([Path(path) for path in examples], Path(scratch) / "examples")
         chosen = _free_port(host, port)
-        blocks = build_page(model, name, frames)
-        blocks.queue(max_size=32)
+        blocks = build_page(model, name, frames, closing)
+        blocks.queue(max_size=32, api_open=False)  # else a program's requests would pass by the queue
         try:
-            _, address, _ = blocks.launch(**_launch_options(gradio, model, host, chosen))
-            yield address
+            with _nothing_fetched():
+                blocks.launch(**_launch_options(gradio, model, host, chosen))
+                yield f"http://{_in_address(host)}:{chosen}/"
         finally:
+            closing.set()
             blocks.close(verbose=False)
 
 
@@ -95,7 +100,7 @@ def _launch_options(gradio: Any, model: Model, host: str, port: int) -> dict[str
 
     system = ["system-ui", "-apple-system", "Segoe UI", "sans-serif"]
     return {
-        "server_name": host,
+        "server_name": _in_address(host),
         "server_port": port,
         "share": False,
         "quiet": True,
@@ -140,6 +145,40 @@ def _environment(files: Path) -> Iterator[None]:
                 os.environ[name] = value
 
 
+@contextmanager
+def _nothing_fetched() -> Iterator[None]:
+    """Gradio would download an address that a program names in place of a file, of any size."""
+    from gradio import processing_utils
+
+    async def refuse(url: str, cache_dir: str) -> str:
+        raise ValueError("upload the file itself; no address is fetched")
+
+    before = processing_utils.async_ssrf_protected_download
+    processing_utils.async_ssrf_protected_download = refuse
+    try:
+        yield
+    finally:
+        processing_utils.async_ssrf_protected_download = before
+
+
+@contextmanager
+def _ended_by_term() -> Iterator[None]:
+    """Let SIGTERM, by which services and containers are stopped, end the page as Ctrl-C does, so that uploads are deleted."""
+    if threading.current_thread() is not threading.main_thread():  # others may not
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _in_address(host: str) -> str:
+    """A host as it stands in an address."""
+    return f"[{host}]" if ":" in host else host
+
+
 def _free_port(host: str, port: int) -> int:
     """The port itself once it is known to be free, or a free one for 0.
 
@@ -159,7 +198,10 @@ def _free_port(host: str, port: int) -> int:
 
 
 class _Guard:
-    """Before every request: pages elsewhere cannot speak through a name of their own, and nothing is fetched for others."""
+    """Before every request: nothing is fetched for others, and on loopback no page elsewhere can speak through a name of its own.
+
+    On any other host every name is taken, as nobody knows by which one it is reached.
+    """
 
     def __init__(self, app: ASGIApp, host: str) -> None:
         self._app, self._host = app, host

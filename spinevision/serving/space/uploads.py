@@ -12,13 +12,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from spinevision.images import read_frame
+from spinevision.hub.config import ModelFolderError
+from spinevision.images import ImageError, read_frame
+from spinevision.serving.limits import check_size, max_pixels
+from spinevision.serving.space.answers import Model, RefusedError
 from spinevision.video import BrokenVideoError, VideoError, VideoInfo
 
 UPLOAD_MB = 100
 """Larger files are refused while they are being uploaded; this and the other limits are ours."""
-IMAGE_PIXELS = 16 * 10**6
-"""Pixels of a frame: a telephone's camera fits."""
 CLIP_S = 30
 """Length of a clip (seconds)."""
 CLIP_FRAMES = 1000
@@ -27,11 +28,8 @@ CLIP_PIXELS = 1920 * 1080
 KEPT_S = 15 * 60
 """Uploads, results and what a session keeps are deleted when they are this old (seconds)."""
 
-LIMITS = {
-    "image": f"At most {UPLOAD_MB} MB and {IMAGE_PIXELS // 10**6} million pixels.",
-    "clip": f"At most {CLIP_S} seconds, {CLIP_FRAMES} frames, {UPLOAD_MB} MB and 1920 x 1080 pixels.",
-}
-"""What the page says of them."""
+_SPEAKING = (ImageError, VideoError, ModelFolderError, RefusedError)
+"""Errors whose sentences are made for people."""
 
 _log = logging.getLogger(__name__)
 
@@ -53,13 +51,13 @@ class Upload:
         """Read what Gradio gives of a file, or None where there is none.
 
         Raises:
-            ValueError: no file of an upload.
+            RefusedError: no file of an upload.
         """
         if payload is None:
             return None
         path = payload.get("path") if isinstance(payload, dict) else None
         if not isinstance(path, str) or not Path(path).is_file():
-            raise ValueError("this is not an uploaded file; upload it again")
+            raise RefusedError("this is not an uploaded file; upload it again")
         name = payload.get("orig_name")
         return cls(Path(path), Path(name).name[:80] if isinstance(name, str) and name else Path(path).name)
 
@@ -73,12 +71,27 @@ class Upload:
         return re.sub(r"[^\w-]+", "-", Path(self.name).stem, flags=re.ASCII).strip("-") or "frame"
 
 
+def image_limits(model: Model) -> str:
+    """What the page says of the size of a frame."""
+    return f"At most {UPLOAD_MB} MB and {max_pixels(model) / 10**6:.3g} million pixels."
+
+
+def clip_limits(model: Model) -> str:
+    """What the page says of the size of a clip."""
+    return f"At most {CLIP_S} seconds, {CLIP_FRAMES} frames, {UPLOAD_MB} MB and {clip_pixels(model) / 10**6:.3g} million pixels."
+
+
+def clip_pixels(model: Model) -> int:
+    """Pixels of the largest frame of a clip that a model is given."""
+    return min(CLIP_PIXELS, max_pixels(model))
+
+
 def sentence_of(error: Exception, upload: Upload | None) -> str:
-    """What to say of an error: its own sentence where it was made for people, without the server's paths."""
+    """What to say of an error: its own sentence where it was made for people, without the server's paths; of others, the kind."""
     name = "this upload" if upload is None else upload.name
     if isinstance(error, MemoryError) or "out of memory" in str(error):
         return f"There is not enough memory for {name}; make it smaller."
-    if not isinstance(error, (ValueError, OSError)):
+    if not isinstance(error, _SPEAKING):
         _log.error("%s could not be predicted", name, exc_info=error)
         return f"{name} cannot be used ({type(error).__name__}); try another."
     sentence = str(error) if upload is None else str(error).replace(str(upload.path), upload.name)
@@ -86,34 +99,34 @@ def sentence_of(error: Exception, upload: Upload | None) -> str:
     return f"{sentence}." if sentence.startswith(name) else f"{sentence[:1].upper()}{sentence[1:]}."
 
 
-def read_image(upload: Upload) -> np.ndarray:
+def read_image(upload: Upload, model: Model) -> np.ndarray:
     """Decode an uploaded frame, after a look at its size: uint8 (H, W, 3) RGB.
 
     Raises:
-        ValueError: no image, damaged, or too large.
+        ImageError: no image, damaged, or too large for the model.
     """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(upload.path) as picture:
-                width, height = picture.size
+                size: tuple[int, int] | None = picture.size
     except Exception:  # what is wrong with it, read_frame says
-        width = height = 0
-    if width * height > IMAGE_PIXELS:
-        raise ValueError(
-            f"{upload.name} is {width}x{height} pixels; at most {IMAGE_PIXELS // 10**6} million are taken, scale it down first"
-        )
+        size = None
+    if size is not None:
+        check_size(model, *size, upload.name)
     return read_frame(upload)
 
 
-def check_clip(info: VideoInfo, name: str) -> None:
-    """Refuse a clip that says itself that it is too large or too long.
+def check_clip(model: Model, info: VideoInfo, name: str) -> None:
+    """Refuse a clip whose frames are too large for the model, or that says itself that it is too long.
 
     Raises:
+        ImageError: they are.
         VideoError: it is.
     """
     if info.width * info.height > CLIP_PIXELS:
-        raise VideoError(f"{name} is {info.width}x{info.height} pixels; at most 1920x1080 are taken, scale it down first")
+        raise VideoError(f"{name} is {info.width}x{info.height} pixels; at most {CLIP_PIXELS} are taken, scale it down first")
+    check_size(model, info.width, info.height, name)
     if info.duration_s is not None and info.duration_s > CLIP_S + 0.5:
         raise VideoError(f"{name} is {info.duration_s:.0f} seconds long; at most {CLIP_S} are taken, cut it first")
     if info.frames is not None and info.frames > CLIP_FRAMES:

@@ -11,6 +11,7 @@ from spinevision.structures import MaskPrediction
 
 NOT_A_DEVICE = "Not a medical device. For research alone: nothing shown here may decide about a patient."
 
+_TABLE = '<table class="sv-table">'
 _TEMPLATE_SIGNS = str.maketrans({sign: f"&#{ord(sign)};" for sign in "{}$`\\"})
 
 
@@ -52,11 +53,22 @@ def note(text: str) -> str:
 def numbers(model: Model, answer: Answer) -> str:
     """Presence and area of each class, or the probability of each label."""
     if isinstance(answer, MaskPrediction):
-        gate = gate_in_words(model, answer)
-        return _table(model, "Area, share of the field of view", answer.area_fraction) + (f"<p>{escaped(gate)}</p>" if gate else "")
+        gate, areas = gate_in_words(model, answer), answer.area_fraction
+        cells = {
+            name: _percent(areas[name]) if (answer.mask == index).any() else "not found"
+            for index, name in answer.labels.foreground.items()
+        }
+        table = _table(model, "Area, share of the field of view", areas, cells)
+        return table + (f"<p>{escaped(gate)}</p>" if gate else "")
     verdicts = [f"{name} is {'' if there else 'not '}called present" for name, there in answer.present.items()]
     text = f"{', '.join(verdicts)} (threshold {answer.threshold:.2f})."
-    return _table(model, "Probability", answer.probability) + f"<p>{escaped(text[:1].upper() + text[1:])}</p>"
+    cells = {name: f"{100 * chance:.1f} %" for name, chance in answer.probability.items()}
+    return _table(model, "Probability", answer.probability, cells) + f"<p>{escaped(text[:1].upper() + text[1:])}</p>"
+
+
+def holds_numbers(text: str) -> bool:
+    """Whether this is what :func:`numbers` gave, and no message."""
+    return text.startswith(_TABLE)
 
 
 def sentences(texts: Iterable[str]) -> str:
@@ -73,14 +85,20 @@ def style(model: Model) -> str:
     return _STYLE + colors
 
 
-def _table(model: Model, title: str, shares: Mapping[str, float]) -> str:
+def _percent(share: float) -> str:
+    """The area of a class that is found: never nothing."""
+    text = f"{100 * share:.1f} %"
+    return "< 0.1 %" if text == "0.0 %" else text
+
+
+def _table(model: Model, title: str, shares: Mapping[str, float], cells: Mapping[str, str]) -> str:
     rows = [(name, shares[name], color) for name, color in class_colors(model).items()]
     body = "".join(
-        f'<tr><td><i style="background: rgb{color}"></i>{escaped(name)}</td><td>{100 * share:.1f} %</td>'
+        f'<tr><td><i style="background: rgb{color}"></i>{escaped(name)}</td><td>{escaped(cells[name])}</td>'
         f'<td class="sv-bar"><b style="width: {100 * min(share, 1):.1f}%; background: rgb{color}"></b></td></tr>'
         for name, share, color in rows
     )
-    return f'<table class="sv-table"><caption>{escaped(title)}</caption>{body}</table>'
+    return f"{_TABLE}<caption>{escaped(title)}</caption>{body}</table>"
 
 
 _STYLE = """
