@@ -99,6 +99,7 @@ def test_runs_that_divided_the_data_differently_are_refused(runs: tuple[Path, Pa
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_parts_in_the_wrong_order_are_refused(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found UNet and ResNetClassifier; give the two in this order"):
         make_cascade(open_on(str(runs[1]), "cpu"), open_on(str(runs[0]), "cpu"), str(data), tmp_path / "out", 0.9)

@@ -115,6 +115,7 @@ def test_a_typo_is_answered_with_the_nearest_word(capsys: pytest.CaptureFixture[
     assert sentence in refuse(capsys, *arguments.split())
 
 
+@pytest.mark.slow
 def test_input_that_cannot_be_used_is_refused_in_one_sentence(
     capsys: pytest.CaptureFixture[str], trained_run: Path, phantom_folder: Path, tmp_path: Path
 ) -> None:

@@ -205,6 +205,7 @@ def test_a_model_of_stills_answers_stills_wherever_it_goes(
             assert logits.ndim == 4
 
 
+@pytest.mark.slow
 def test_the_next_stage_takes_all_weights_over_and_learns_from_clips(stages: tuple[Path, Path]) -> None:
     stills, clips = (open_model(str(run)) for run in stages)
     assert stills.model.settings.stills

@@ -101,6 +101,7 @@ def test_each_model_has_its_own_results_on_the_same_frames(compared: tuple[Path,
     assert "not known which frames right-v1.5 learnt from" in right["data"]["note"]
 
 
+@pytest.mark.slow
 def test_the_comparison_in_numbers(compared: tuple[Path, str]) -> None:
     folder, text = compared
     found = json.loads((folder / "comparison.json").read_text())

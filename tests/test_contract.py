@@ -222,6 +222,7 @@ def test_half_precision_is_finite_and_near(name: str, dtype: torch.dtype, tolera
         assert (logits - exact).norm() < tolerance * exact.norm()
 
 
+@pytest.mark.slow
 @every_architecture
 def test_the_state_dict_holds_the_network_and_nothing_else(name: str) -> None:
     model = make(name).eval()

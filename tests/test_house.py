@@ -136,6 +136,7 @@ def test_a_network_never_touches_its_lightning_module(name: str) -> None:
         assert not re.search(r"Spine|Lightning|self\.log\b|trainer", ast.unparse(node)), node.name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(PACKAGE).as_posix())
 def test_no_stray_arguments_notes_or_old_graphs(path: Path) -> None:
     tree = tree_of(path)

@@ -52,6 +52,7 @@ def with_splits(folder: Path, run: Path, parts: dict[str, str], unit: str = "pat
 # Opening
 
 
+@pytest.mark.slow
 def test_a_run_a_model_folder_and_a_run_that_was_cut_off_give_the_same_model(
     trained_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

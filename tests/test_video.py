@@ -136,6 +136,7 @@ def test_mpeg4_where_h264_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert container.streams.video[0].codec_context.name == "mpeg4"
 
 
+@pytest.mark.slow
 def test_reading_holds_few_frames(tmp_path: Path) -> None:
     path = write(tmp_path / "a.mp4", [picture(index, 240, 320) for index in range(120)])
     tracemalloc.start()

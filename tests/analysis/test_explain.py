@@ -514,6 +514,7 @@ def test_a_clip_model_answers_as_a_still_and_a_cascade_as_its_segmenter(frame: n
     np.testing.assert_array_equal(found.maps["full_gradient"], alone.maps["full_gradient"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["UNet", "MobileNetV3Classifier"])
 def test_the_model_stays_as_it_is(name: str, frame: np.ndarray) -> None:
     model: SpineSegmenter | SpineClassifier = small(name)

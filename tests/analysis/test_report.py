@@ -119,6 +119,7 @@ def test_intervals_over_frames_say_so_in_page_and_text(tmp_path: Path) -> None:
     assert "too narrow" in results_text(results)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("seen", "truth"),
     [

@@ -63,6 +63,7 @@ def results(found: Evaluation) -> dict[str, Any]:
     return summarise(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("unit", ["group", "frame"])
 def test_every_interval_is_that_of_the_score_beside_it(found: Evaluation, unit: Any) -> None:
     classes, held = summarise(found, unit)["classes"], 0
@@ -102,6 +103,7 @@ def test_of_an_absent_class_false_alarms_alone_have_intervals(results: dict[str,
     )
 
 
+@pytest.mark.slow
 def test_frames_as_the_unit_carry_a_warning(found: Evaluation) -> None:
     results = summarise(found, "frame")
     assert results["interval_unit"] == "frame"

@@ -57,6 +57,7 @@ def test_a_group_never_stands_on_two_sides_and_no_frame_is_lost() -> None:
             assert bool(splits.parts[part]) == (share > 0)
 
 
+@pytest.mark.slow
 def test_the_parts_come_near_the_fractions() -> None:
     draw = random.Random(1)
     for seed in range(20):

@@ -321,6 +321,7 @@ def test_the_session_of_other_users_of_the_client_is_left_as_it_was(hub, pushed,
     assert get_session().event_hooks == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["status", "stall"])
 def test_a_session_that_is_made_anew_meanwhile_is_bounded_too(hub, pushed, kind, monkeypatch):
     """The client closes its session where it could not connect, and goes on with a new one."""

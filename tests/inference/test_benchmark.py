@@ -283,6 +283,7 @@ def test_sizes_clips_and_batches_are_each_measured(monkeypatch: pytest.MonkeyPat
     assert set(sweeps(clips)) == {"frames"}
 
 
+@pytest.mark.slow
 def test_a_loaded_clip_model_keeps_its_length_and_the_threads_are_put_back() -> None:
     subject = loaded_subject("mine", small("FUNet", None))
     before = torch.get_num_threads()

@@ -52,6 +52,7 @@ def onnx_file(network: nn.Module, tmp_path_factory: pytest.TempPathFactory) -> P
     return path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", [OnnxRuntimeEngine, OpenVinoEngine])
 def test_an_engine_answers_as_the_network_does(engine: type, network: nn.Module, onnx_file: Path) -> None:
     pytest.importorskip("onnxruntime" if engine is OnnxRuntimeEngine else "openvino")

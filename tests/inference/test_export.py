@@ -129,6 +129,7 @@ def test_an_onnx_file_needs_nothing_but_its_engine(model: SpineModel, onnx_file:
     assert b"/inference/deployed.py" not in onnx_file.read_bytes()  # nor where on this machine the code lies
 
 
+@pytest.mark.slow
 def test_the_file_says_what_it_is(model: SpineModel, onnx_file: Path) -> None:
     told = load_exported(onnx_file).description
     assert (told.architecture, told.labels) == ("UNet", ["nerve"])

@@ -282,6 +282,7 @@ def blue(presence: float) -> np.ndarray:
     return np.full((32, 32, 3), (90, 60, round(255 * presence)), np.uint8)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("gate", "expected"),
     [(GateSettings(shut=0.5, frames=2), "0110010"), (GateSettings(shut=0.5, frames=9), "0111010"), (None, "0100010")],

@@ -151,6 +151,7 @@ def test_a_rewrite_that_changes_the_outputs_is_refused(monkeypatch: pytest.Monke
         optimize(unet(), compile=False)
 
 
+@pytest.mark.slow
 def test_weights_that_overflow_in_float16_are_refused() -> None:
     model = unet()
     model.network.head.weight.data *= 1e6

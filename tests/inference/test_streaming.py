@@ -63,6 +63,7 @@ def test_a_clip_model_answers_as_with_the_sliding_window(
     assert (alone[0] - expected[-1]).norm() > 2e-5 * expected[-1].norm()  # the frames before it count
 
 
+@pytest.mark.slow
 def test_other_models_answer_each_frame_as_always() -> None:
     unet = UNet(["nerve"], width=4, preprocess=Preprocess(SIZE))
     settle(unet.network)

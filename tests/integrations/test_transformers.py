@@ -335,6 +335,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         yield server
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_a_private_repository_loads_by_its_id_and_later_without_the_hub(hub, folders, tmp_path):
     from huggingface_hub import HfApi

@@ -235,6 +235,7 @@ def test_a_clip_longer_than_it_says_ends_at_the_limit(tmp_path: Path, monkeypatc
     assert result.broke_off is not None and result.broke_off.startswith("c.mp4 goes on after")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("classifier", [False, True])
 def test_a_clip_ends_when_nobody_waits_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, classifier: bool) -> None:
     model = ResNetClassifier(["nerve"], **ResNetClassifier.SMALL) if classifier else RedModel(CLASSES)

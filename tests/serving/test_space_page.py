@@ -81,6 +81,7 @@ def is_nothing(step: tuple[Any, ...]) -> bool:
     return (kept, picture, numbers, button["value"], button["interactive"], heat, why) == (None, None, "", None, False, None, "")
 
 
+@pytest.mark.slow
 def test_a_frame_is_answered_and_redrawn_without_asking_again(
     frame: Path, monkeypatch: pytest.MonkeyPatch, informed: list[str]
 ) -> None:
@@ -175,6 +176,7 @@ def test_the_model_does_one_thing_at_a_time(tmp_path: Path, frame: Path, monkeyp
     assert sorted(asked) == ["clip", "frame"]
 
 
+@pytest.mark.slow
 def test_a_clip_is_answered_or_gets_a_message(tmp_path: Path, warned: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(page, "_TELL_S", 0.01)
     parts = parts_of(RedModel(CLASSES))
@@ -387,6 +389,7 @@ def test_a_clip_ends_when_its_visitor_leaves(frame: Path, tmp_path: Path, monkey
         assert runs[0].wait(8) and isinstance(runs[0].error, clips.StoppedError)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize(("host", "shown"), [("::1", "[::1]"), ("0.0.0.0", "0.0.0.0")])
 def test_the_address_is_that_of_the_host(frame: Path, host: str, shown: str) -> None:

@@ -69,6 +69,7 @@ def test_a_name_that_is_none_is_refused() -> None:
         check_space("demo", private=None)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_a_space_that_exists_must_fit(hub: Hub) -> None:
     from huggingface_hub import HfApi

@@ -73,6 +73,7 @@ def test_sound_longer_than_the_frames_is_kept(tmp_path: Path) -> None:
     assert after == before
 
 
+@pytest.mark.slow
 def test_damaged_sound_is_kept_up_to_the_damage(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The frames have been read when the file is cut."""
     source = copy(write_with_sound(tmp_path / "a.mp4", IMAGES), tmp_path / "whole.mp4")  # its index stands at the front
