@@ -4,7 +4,7 @@ VENV ?= .venv
 # The tests start many processes, which are quicker where compiled modules are kept.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test quick test-hub fuzz clean
+.PHONY: demo test quick test-hub exhaustive fuzz clean
 
 demo: $(VENV)/demo.stamp
 	$(VENV)/bin/spinevision demo
@@ -17,6 +17,9 @@ test: $(VENV)/test.stamp
 
 quick: $(VENV)/test.stamp
 	$(VENV)/bin/python -m pytest -n 2 -m "not slow"
+
+exhaustive: $(VENV)/test.stamp
+	$(VENV)/bin/python -m pytest -n 2 -m exhaustive
 
 fuzz: $(VENV)/test.stamp
 	SPINEVISION_DAMAGED_FOLDERS=10000 $(VENV)/bin/python -m pytest -n 2 tests/hub/test_hostile_folders.py

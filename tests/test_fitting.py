@@ -457,7 +457,7 @@ def test_a_fast_development_run_goes_all_the_way(phantom_folder: Path, tiny_reci
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [PNSNet, ResNetClassifier])
+@pytest.mark.parametrize("kind", [pytest.param(PNSNet, marks=pytest.mark.exhaustive), ResNetClassifier])
 def test_two_processes_leave_one_run(kind: type[SpineModel], phantom_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "train.py").write_text(SCRIPT)
     options = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.max_epochs", "1"]

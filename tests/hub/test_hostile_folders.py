@@ -33,7 +33,7 @@ KINDS = ("UNet", "ResNetClassifier", "SwinUNet", "SegFormer")
 RARE = ("FUNet", "TransUNet", "PPLiteSeg", "MobileNetV3Classifier")
 """Those that take longer to build: one case in 25."""
 QUICK = 100
-MANY = int(os.environ.get("SPINEVISION_DAMAGED_FOLDERS", "1500"))
+MANY = int(os.environ.get("SPINEVISION_DAMAGED_FOLDERS", "400"))
 """How many the slow run tries; `make fuzz` tries ten thousand, in some minutes."""
 MAX_S, MAX_GROWTH_KIB = 3.0, 400_000
 

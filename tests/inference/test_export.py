@@ -30,6 +30,8 @@ every_ending = pytest.mark.parametrize("ending", ENDINGS)
 TABLES = ("TransUNet", "SwinUNet", "FUNet", "PNSNet")
 """What cannot be had for frames of any size without resizing."""
 
+ENOUGH = ("UNet", "TransUNet", "FUNet", "SegFormer", "MobileNetV3Classifier")
+"""Those whose operations stand for all."""
 WITHIN = ("AttentionUNet", "R2UNet")
 """Every operation of theirs is one of AR2UNet's."""
 
@@ -277,7 +279,14 @@ def test_a_description_is_read_strictly(onnx_file: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in list_architectures() if name not in WITHIN])
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name in ENOUGH else pytest.param(name, marks=pytest.mark.exhaustive)
+        for name in list_architectures()
+        if name not in WITHIN
+    ],
+)
 def test_every_architecture_becomes_an_onnx_file(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "UNet":
         monkeypatch.setattr(checks, "CHECKED", LARGE)
@@ -296,7 +305,9 @@ def test_openvino_takes_attention_and_windows(name: str, tmp_path: Path) -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["UNet", "PPLiteSeg", "SwinUNet", "ResNetClassifier"])
+@pytest.mark.parametrize(
+    "name", ["UNet", *(pytest.param(name, marks=pytest.mark.exhaustive) for name in ("PPLiteSeg", "SwinUNet", "ResNetClassifier"))]
+)
 def test_without_resizing_frames_of_any_size_or_of_one_go(name: str, tmp_path: Path) -> None:
     model = small(name, policy="none")
     told = export(model, tmp_path / "model.pt2", size=(50, 77) if name in TABLES else None)

@@ -9,6 +9,7 @@ import pytest
 from benchmarks.coverage import coverage, table
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_coverage_with_28_patients() -> None:
     studies = 400

@@ -49,6 +49,7 @@ def test_wrong_input_is_refused(margin, alpha, sentence):
         non_inferiority([1, 2], [1], ["a", "b"], 0.1)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_a_model_at_the_margin_rarely_passes():
     passed = [non_inferiority(*scores(0.05, seed=seed), 0.05).non_inferior for seed in range(1000)]

@@ -134,6 +134,7 @@ def test_scores_of_different_items_are_refused():
         paired_comparison([1, 2], [1, 2, 3], ["a", "b"])
 
 
+@pytest.mark.exhaustive
 @pytest.mark.slow
 def test_the_p_value_is_small_no_more_often_than_it_says():
     p_values = np.array([paired_comparison(*frames(15, 0, seed)).p_permutation for seed in range(1000)])
