@@ -18,13 +18,11 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 from safetensors.torch import load_file
 
@@ -32,7 +30,7 @@ from spinevision import AR2UNet, SpineModel
 from spinevision.files import write_json, write_text
 from spinevision.hub import transport
 from spinevision.inference.benchmark.machine import describe_machine, in_words
-from spinevision.inference.benchmark.timing import interleave, latency, ratio_of_medians
+from spinevision.inference.benchmark.timing import interleave, latency, ratio_of_medians, timed
 
 RESULTS = Path(__file__).parent / "results"
 GOAL = 2.0
@@ -56,15 +54,6 @@ def warm_cache(scratch: Path) -> tuple[Path, str]:
         folder, _ = transport.resolve("org/ar2unet", revision=commit, cache_dir=scratch / "cache")
     transport.client = usual  # nobody is asked from here on: a commit that is in the cache needs no request
     return folder, commit
-
-
-def timed(call: Callable[[], object], count: int) -> np.ndarray:
-    """What each of some calls took (ms)."""
-    stamps = [time.perf_counter()]
-    for _ in range(count):
-        call()
-        stamps.append(time.perf_counter())
-    return np.diff(stamps) * 1e3
 
 
 def main() -> int:

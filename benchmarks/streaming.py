@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from itertools import cycle, islice
@@ -30,7 +29,7 @@ from torch import Tensor, nn
 from spinevision import FUNet, PNSNet, SpineSegmenter
 from spinevision.files import write_json, write_text
 from spinevision.inference.benchmark.machine import describe_machine, in_words
-from spinevision.inference.benchmark.timing import interleave, latency, ratio_of_medians
+from spinevision.inference.benchmark.timing import interleave, latency, ratio_of_medians, timed
 from spinevision.phantom import draw_sequence
 from spinevision.video import VideoReader
 
@@ -110,15 +109,6 @@ def measure(model: SpineSegmenter, frames: list[Tensor], rounds: int) -> list[di
         took = times[row["name"]]
         row |= {"latency": asdict(latency(took)), "ratio": asdict(ratio_of_medians(took, times[WINDOW]))}
     return rows
-
-
-def timed(call: Callable[[], object], count: int) -> np.ndarray:
-    """What each of some calls took (ms)."""
-    stamps = [time.perf_counter()]
-    for _ in range(count):
-        call()
-        stamps.append(time.perf_counter())
-    return np.diff(stamps) * 1e3
 
 
 def largest_difference(answers: list[Tensor], expected: list[Tensor]) -> float:

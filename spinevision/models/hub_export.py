@@ -55,7 +55,7 @@ class HubExport(Callback):
         self.branch = branch
         self.tag = tag
         self.every_n_epochs = every_n_epochs
-        self._pushed: tuple[str, float] | None = None
+        self._pushed: tuple[str, float | None] | None = None
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse a module that cannot be pushed before it is trained."""
@@ -101,8 +101,8 @@ class HubExport(Callback):
                 return
 
     @staticmethod
-    def _best(trainer: Trainer) -> tuple[str, float] | None:
+    def _best(trainer: Trainer) -> tuple[str, float | None] | None:
         """The best checkpoint so far and its score, as its name is used again."""
         keeper = trainer.checkpoint_callback
         path, score = getattr(keeper, "best_model_path", ""), getattr(keeper, "best_model_score", None)
-        return (path, float("nan") if score is None else float(score)) if path else None
+        return (path, None if score is None else float(score)) if path else None
