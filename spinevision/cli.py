@@ -6,6 +6,7 @@ import argparse
 import difflib
 import logging
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -79,6 +80,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
 
 
+def run_steps(steps: Iterable[Sequence[str]]) -> int:
+    """Run command lines of ``spinevision`` one after another, each printed before it runs; the first that fails ends it.
+
+    Returns:
+        0, or the exit status of the one that failed.
+    """
+    for words in steps:
+        say(f"\n$ spinevision {shlex.join(words)}")
+        if status := main(words):
+            return status
+    return 0
+
+
 @contextmanager
 def _messages() -> Iterator[None]:
     """Show what this package says; leave out the advice that the training framework gives to programmers."""
@@ -105,6 +119,7 @@ def say(text: str) -> None:
     """Print a result."""
     if text:
         sys.stdout.write(f"{text}\n")
+        sys.stdout.flush()
 
 
 def _complain(text: str) -> None:
