@@ -115,6 +115,18 @@ def render_page(title: str, lead: str, sections: Sequence[Section], footer: str)
     )
 
 
+def markdown(table: Table) -> str:
+    """The table as Markdown, its caption above it; pipes and line breaks in cells are taken for text."""
+    lines = [[_plain(cell) for cell in row] for row in (table.header, *table.rows)]
+    rows = [f"| {' | '.join(cells)} |" for cells in lines]
+    rule = "| " + " | ".join(["---"] * len(table.header)) + " |"
+    return "\n".join([*([table.caption, ""] if table.caption else []), rows[0], rule, *rows[1:], ""])
+
+
+def _plain(text: str) -> str:
+    return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+
 def _section(index: int, section: Section) -> str:
     parts = [
         *(f"<p>{escape(text)}</p>" for text in section.paragraphs),
