@@ -1,0 +1,142 @@
+"""Run a system's example on a dataset and put its tables and plots into the documentation.
+
+    python benchmarks/systems.py bleeding INPUT ... [options of `spinevision fit`]
+    python benchmarks/systems.py bleeding --phantom [options of `spinevision fit`]
+
+The first takes what `examples/bleeding.py` takes before its output folder, and writes ``benchmarks/results/system-bleeding.md``,
+the plots beside it and both into ``docs/systems/bleeding.md``. The second runs the example on generated scenes and renews the
+pictures of frames there: no frame of a patient gets into the documentation. Without options the networks are paper-sized.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+import os
+import platform
+import re
+import shlex
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+from types import ModuleType
+
+import torch
+
+from spinevision import __version__
+from spinevision.cli import run_steps
+from spinevision.phantom import draw_sequence, write_phantoms
+from spinevision.video import VideoWriter
+
+HERE = Path(__file__).parent
+EXAMPLES, PAGES, RESULTS = HERE.parent / "examples", HERE.parent / "docs" / "systems", HERE / "results"
+SYSTEMS = ("bess_nerve", "nerve_video", "lumbar_tissue", "bleeding", "facial_nerve")
+
+
+def main() -> int:
+    """Run, write; the exit status is that of the first step that fails."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("system", choices=SYSTEMS)
+    parser.add_argument("inputs", nargs="*", metavar="INPUT")
+    parser.add_argument("--phantom", action="store_true", help="on generated scenes")
+    chosen, options = parser.parse_known_args()
+    example = load(chosen.system)
+    with tempfile.TemporaryDirectory(prefix="spinevision-") as scratch:
+        output = Path(scratch) / "out"
+        inputs = phantoms(example, Path(scratch)) if chosen.phantom else chosen.inputs
+        took: list[tuple[str, float, float]] = []
+        for words in example.steps(*inputs, str(output), *options):
+            start, used = time.perf_counter(), processor_s()
+            if status := run_steps([words]):
+                return status
+            took.append((name_of(words), (time.perf_counter() - start) / 60, (processor_s() - used) / 60))
+        page = PAGES / f"{chosen.system}.md"
+        text = page.read_text()
+        if chosen.phantom:
+            text = put_pictures(text, chosen.system, example.FRAMES, output)
+        else:
+            tables = {name: (output / path).read_text().strip() for name, path in example.TABLES.items()}
+            text = put_pictures(text, chosen.system, example.PLOTS, output)
+            for name, table in tables.items():
+                text = put(text, name, table)
+            shown = [Path(each).name if Path(each).exists() else each for each in inputs]
+            command = shlex.join(["python", "benchmarks/systems.py", chosen.system, *shown, *options])
+            result = report(chosen.system, command, list(tables.values()), took)
+            (RESULTS / f"system-{chosen.system}.md").write_text(result)
+            text = put(text, "run", ran(command, took))
+        page.write_text(text)
+    return 0
+
+
+def load(system: str) -> ModuleType:
+    """An example as a module."""
+    sys.path.insert(0, str(EXAMPLES))
+    return importlib.import_module(system)
+
+
+def phantoms(example: ModuleType, folder: Path) -> list[str]:
+    """Generated inputs for an example: a folder for what it calls ``data``, a short video for ``video``."""
+    inputs = []
+    tissue = example.__name__ == "lumbar_tissue"
+    for name in list(inspect.signature(example.steps).parameters):
+        if name == "data":
+            classes = "tissue" if tissue else "nerve"
+            inputs.append(str(write_phantoms(folder / "data", patients=12, frames=12, size=(128, 160), classes=classes)))
+        elif name == "video":
+            with VideoWriter(folder / "video.mp4", rate=25) as video:
+                for frame, _ in zip(*draw_sequence(60, (128, 160), seed=1), strict=True):
+                    video.write(frame)
+            inputs.append(str(folder / "video.mp4"))
+    return inputs
+
+
+def put(text: str, name: str, content: str) -> str:
+    """A page with one of its blocks filled."""
+    pattern = re.compile(rf"(<!-- begin {re.escape(name)} -->\n).*?(<!-- end {re.escape(name)} -->)", re.DOTALL)
+    filled, count = pattern.subn(lambda found: f"{found[1]}{content.strip()}\n{found[2]}", text)
+    if count != 1:
+        raise SystemExit(f"the page has {count} blocks {name}, it needs one")
+    return filled
+
+
+def put_pictures(text: str, system: str, pictures: dict[str, str], output: Path) -> str:
+    """Copy pictures beside a page and show them in its blocks."""
+    (PAGES / "figures").mkdir(exist_ok=True)
+    for name, path in pictures.items():
+        shutil.copyfile(output / path, PAGES / "figures" / f"{system}-{name}.png")
+        text = put(text, name, f"![{name}](figures/{system}-{name}.png)")
+    return text
+
+
+def processor_s() -> float:
+    """Processor time of this process and of those it waited for."""
+    return sum(os.times()[:4])
+
+
+def name_of(words: list[str]) -> str:
+    """What a step is called in the table of times: the command without options and folders."""
+    plain = [word for word in words[:2] if not word.startswith("-") and "/" not in word]
+    recipe = [Path(words[index + 1]).stem for index, word in enumerate(words[:-1]) if word == "--config"]
+    return " ".join([*plain, *recipe])
+
+
+def ran(command: str, took: list[tuple[str, float, float]]) -> str:
+    """Command, time and machine in two sentences."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"{os.cpu_count()} {platform.machine()} cores"
+    minutes, processor = (sum(each[index] for each in took) for index in (1, 2))
+    versions = f"Python {platform.python_version()}, torch {torch.__version__}, spinevision {__version__}"
+    return f"`{command}`\n\n{minutes:.1f} minutes, {processor:.1f} processor minutes, on {device}; {versions}."
+
+
+def report(system: str, command: str, tables: list[str], took: list[tuple[str, float, float]]) -> str:
+    """The results as a Markdown page."""
+    rows = "\n".join(f"| {name} | {minutes:.2f} | {processor:.2f} |" for name, minutes, processor in took)
+    times = f"| step | minutes | processor minutes |\n| --- | --- | --- |\n{rows}"
+    return "\n\n".join([f"# {system}", ran(command, took), *tables, times]) + "\n"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
