@@ -297,7 +297,7 @@ def test_every_architecture_becomes_an_onnx_file(name: str, tmp_path: Path, monk
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["SegFormer", "SwinUNet"])
+@pytest.mark.parametrize("name", ["SegFormer", pytest.param("SwinUNet", marks=pytest.mark.exhaustive)])
 def test_openvino_takes_attention_and_windows(name: str, tmp_path: Path) -> None:
     model = small(name)
     export(model, tmp_path / "model.xml")

@@ -268,6 +268,7 @@ def test_sizes_that_were_asked_for_are_compiled_and_no_others() -> None:
 
 @needs_compiler
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_a_compiled_clip_model_streams() -> None:
     model = made("FUNet")
     copy = optimize(model, clips=["stream"])
