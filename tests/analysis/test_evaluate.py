@@ -300,7 +300,7 @@ def test_no_more_than_a_few_frames_are_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sequence", ["", "S1"])
+@pytest.mark.parametrize("sequence", [pytest.param("", marks=pytest.mark.exhaustive), "S1"])
 def test_a_frame_leaves_less_than_two_kilobytes_behind(monkeypatch: pytest.MonkeyPatch, sequence: str) -> None:
     """Between the 500th and the 1,500th frame; a mask is 4 KiB. Logits, outside Python's memory, must be gone."""
     count, truth, memory = 1500, np.zeros((64, 64), np.uint8), list[int]()

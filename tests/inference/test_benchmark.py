@@ -384,7 +384,7 @@ def is_alive(pid: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="the system does not list a process's children")
-@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("stop", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.exhaustive)])
 def test_processes_end_with_the_benchmark_however_that_ends(stop: signal.Signals, tmp_path: Path) -> None:
     code = "import os, sys; os.getloadavg = lambda: (0, 0, 0); from spinevision.cli import main; sys.exit(main(sys.argv[1:]))"
     words = ["benchmark", "ResNetClassifier", "--size", "32", "--threads", "1", "--device", "cpu", "--seconds", "600"]

@@ -30,7 +30,7 @@ every_ending = pytest.mark.parametrize("ending", ENDINGS)
 TABLES = ("TransUNet", "SwinUNet", "FUNet", "PNSNet")
 """What cannot be had for frames of any size without resizing."""
 
-ENOUGH = ("UNet", "TransUNet", "FUNet", "SegFormer", "MobileNetV3Classifier")
+ENOUGH = ("UNet", "FUNet", "SegFormer", "MobileNetV3Classifier")
 """Those whose operations stand for all."""
 WITHIN = ("AttentionUNet", "R2UNet")
 """Every operation of theirs is one of AR2UNet's."""
