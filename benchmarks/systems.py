@@ -24,11 +24,14 @@ import time
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import torch
 
 from spinevision import __version__
 from spinevision.cli import run_steps
-from spinevision.phantom import draw_sequence, write_phantoms
+from spinevision.files import write_json
+from spinevision.images import read_mask, write_image
+from spinevision.phantom import PHANTOM_CLASSES, draw_sequence, write_phantoms
 from spinevision.video import VideoWriter
 
 HERE = Path(__file__).parent
@@ -80,17 +83,30 @@ def load(system: str) -> ModuleType:
 def phantoms(example: ModuleType, folder: Path) -> list[str]:
     """Generated inputs for an example: a folder for what it calls ``data``, a short video for ``video``."""
     inputs = []
-    tissue = example.__name__ == "lumbar_tissue"
-    for name in list(inspect.signature(example.steps).parameters):
+    for name in inspect.signature(example.steps).parameters:
         if name == "data":
-            classes = "tissue" if tissue else "nerve"
-            inputs.append(str(write_phantoms(folder / "data", patients=12, frames=12, size=(128, 160), classes=classes)))
+            classes = "tissue" if example.__name__ in ("lumbar_tissue", "bleeding") else "nerve"
+            empty = 0.64 if example.__name__ == "bess_nerve" else 0.25  # the first is the share in the paper's test frames
+            data = write_phantoms(
+                folder / "data", patients=12, frames=12, size=(128, 160), classes=classes, empty_fraction=empty
+            )
+            if example.__name__ == "bleeding":
+                keep_blood(data)
+            inputs.append(str(data))
         elif name == "video":
             with VideoWriter(folder / "video.mp4", rate=25) as video:
                 for frame, _ in zip(*draw_sequence(60, (128, 160), seed=1), strict=True):
                     video.write(frame)
             inputs.append(str(folder / "video.mp4"))
     return inputs
+
+
+def keep_blood(data: Path) -> None:
+    """Make masks of several tissues into masks of bleeding."""
+    (blood,) = (value for value, name in PHANTOM_CLASSES.items() if name == "blood")
+    for path in (data / "masks").iterdir():
+        write_image(np.uint8(255) * (read_mask(path) == blood), path)
+    write_json(data / "classes.json", {"0": "background", "255": "bleeding"})
 
 
 def put(text: str, name: str, content: str) -> str:

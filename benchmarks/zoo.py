@@ -24,11 +24,13 @@ from spinevision.recipes import recipe_files, recipe_names
 
 HERE = Path(__file__).parent
 RECIPES = {
-    "unet-bess": "U-Net",
+    "unet-spinal-nerve": "U-Net",
     "unetpp-spinal-nerve": "U-Net++",
     "transunet-spinal-nerve": "TransUNet",
     "swinunet-spinal-nerve": "Swin-Unet",
     "pnsnet-spinal-nerve": "PNSNet",
+    "funet-base-spinal-nerve": "FUnet, B*",
+    "funet-ifa-spinal-nerve": "FUnet, B* + IFA",
     "funet-spinal-nerve": "FUnet",
     "attunet-bess": "AU-Net",
     "r2unet-bess": "R2U-Net",

@@ -7,15 +7,21 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import yaml
 
+from spinevision.analysis.answer_times import answer_times, evenly_spaced, times_entry
+from spinevision.analysis.evaluate import evaluate
+from spinevision.analysis.figures import png
+from spinevision.analysis.gate_curve import GateTest, draw_gate_curve, gate_markdown, gate_results
 from spinevision.analysis.presence import PresenceEvaluation, evaluate_presence
-from spinevision.data.check import inspect
+from spinevision.data.check import DatasetReport, inspect
+from spinevision.data.clips import ClipSettings, sequence_order
 from spinevision.data.manifest import PARTS, DatasetError, Row, read_manifest
 from spinevision.data.presence import check_presence_labels, presence_table
 from spinevision.data.splits import Splits
-from spinevision.files import write_text
+from spinevision.files import write_bytes, write_json, write_text
 from spinevision.metrics import check_sensitivity
 from spinevision.models.base import SpineModel
 from spinevision.models.cascade import SpineCascade
@@ -24,12 +30,13 @@ from spinevision.models.segmenter import SpineSegmenter
 from spinevision.recipes import UsageError
 from spinevision.runs import LoadedModel, describe_model, refuse_used, write_splits
 from spinevision.scoring import agreed_parts, score
+from spinevision.windows import windows
 
 
 def make_cascade(
     first: LoadedModel[SpineModel], second: LoadedModel[SpineModel], data: str, output: Path, sensitivity: float
 ) -> str:
-    """Put a classifier and a segmenter together, choose the gate, score, and leave a run folder.
+    """Put a classifier and a segmenter together, choose the gate, score, time, and leave a run folder.
 
     The gate is the highest that lets through ``sensitivity`` of the validation frames with the tissue. Masks are scored on the
     test part, the gate there and on the validation part; which frames those are is read from the runs or the ``split`` column.
@@ -38,8 +45,9 @@ def make_cascade(
         first: a classifier, best from its run folder.
         second: a segmenter, likewise.
         data: the dataset folder or Hub id that both were trained on.
-        output: a new folder for ``model/``, ``config.yaml``, ``splits.csv``, ``results.json``, ``per_frame.csv`` and
-            ``contact_sheet.png``.
+        output: a new folder for ``model/``, ``config.yaml``, ``splits.csv``, ``results.json``, ``per_frame.csv``,
+            ``contact_sheet.png``, and what any gate saves and loses on the test part: ``gate.json``
+            (:func:`spinevision.analysis.gate_curve.gate_results`), ``gate.md`` and ``gate.png``.
         sensitivity: above 0 and at most 1.
 
     Returns:
@@ -91,8 +99,34 @@ def make_cascade(
     settings = {**asked, "data": {"root": data, "clips": asdict(second.clips)}}
     write_text(output / "config.yaml", yaml.safe_dump(settings, sort_keys=False))
     cascade.cpu().save_pretrained(output / "model", results=results)
+    found = _gate(cascade, (chosen_on, tested_on), masked, report, second.clips, sensitivity, results)
+    write_json(output / "gate.json", found)
+    write_text(output / "gate.md", gate_markdown(found))
+    write_bytes(output / "gate.png", png(draw_gate_curve(found)))
     lines = [_gate_line(cascade.gate, part, gate[part]) for part in ("validation", "test")]
-    return "\n".join([*lines, text, f"run folder: {output}"])
+    return "\n".join([*lines, found["statement"], text, f"run folder: {output}"])
+
+
+def _gate(
+    cascade: SpineCascade,
+    presence: tuple[PresenceEvaluation, PresenceEvaluation],
+    masked: Sequence[Row],
+    report: DatasetReport,
+    clips: ClipSettings,
+    sensitivity: float,
+    results: dict[str, Any],
+) -> dict[str, Any]:
+    """What any gate saves and loses on the test part."""
+    chosen_on, tested_on = presence
+    length = cascade.window_length
+    places = {row.name: place for place, row in enumerate(tested_on.rows)}
+    sequences = [tested_on.rows] if length == 1 else sequence_order(tested_on.rows, clips)
+    cut = [[places[row.name] for row in window.items] for sequence in sequences for window in windows(sequence, length)]
+    alone = evaluate(cascade.segmenter, masked, report.codes, tested_on.unit, clips=clips)
+    times = answer_times(cascade.parts, evenly_spaced(tested_on.rows))
+    classifier_ms, segmenter_ms = (float(np.median(times[part])) for part in ("classifier", "segmenter"))
+    test = GateTest(tested_on, cut, alone, classifier_ms, segmenter_ms)
+    return gate_results(test, chosen_on, cascade.gate, sensitivity, results, times_entry(times, cascade.parts))
 
 
 def _gate_line(gate: float, part: str, entry: dict[str, Any]) -> str:

@@ -28,6 +28,7 @@ from spinevision.commands import (
     live,
     predict,
     push,
+    quantify,
     readers,
     space,
 )
@@ -40,6 +41,7 @@ COMMANDS: dict[str, tuple[ModuleType, str]] = {
     "compare": (compare, "score several models on the same frames and test their differences"),
     "cascade": (cascade, "put a trained classifier and segmenter together and choose the gate between them"),
     "readers": (readers, "compare the masks of several people with a reference, with each other and with a model"),
+    "quantify": (quantify, "measure how much of the view a class covers, over time with episodes, or beside drawn masks"),
     "explain": (explain, "show what in a frame a model's answer comes from, and whether that can be believed"),
     "push": (push, "upload a trained model to the Hub with its card, loaded back and compared first"),
     "space": (space, "open a page on this machine in which a model is tried on images and clips"),

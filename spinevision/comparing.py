@@ -10,6 +10,7 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
+from spinevision.analysis.answer_times import answer_times, evenly_spaced, times_entry
 from spinevision.analysis.compare import (
     COMPARISON_COLUMNS,
     PanelRow,
@@ -20,9 +21,15 @@ from spinevision.analysis.compare import (
     panel_frames,
 )
 from spinevision.analysis.comparison_page import comparison_page
+from spinevision.analysis.comparison_tables import comparison_markdown
 from spinevision.analysis.evaluate import Evaluation, evaluate
 from spinevision.analysis.presence import evaluate_presence, write_presence_results
-from spinevision.analysis.presence_compare import compare_presence, presence_comparison_page, presence_comparison_text
+from spinevision.analysis.presence_compare import (
+    compare_presence,
+    presence_comparison_markdown,
+    presence_comparison_page,
+    presence_comparison_text,
+)
 from spinevision.analysis.results import encoded, short_name, write_results
 from spinevision.data.check import DatasetReport, inspect
 from spinevision.data.dataset import PairReader
@@ -46,7 +53,13 @@ _CELL, _BAR = 252, 18
 
 
 def compare_models(
-    loaded: Sequence[LoadedModel[SpineModel]], data: str, output: Path, *, part: str | None = None, split_by: Unit | None = None
+    loaded: Sequence[LoadedModel[SpineModel]],
+    data: str,
+    output: Path,
+    *,
+    part: str | None = None,
+    split_by: Unit | None = None,
+    time: bool = False,
 ) -> str:
     """Score models on the same frames and compare them.
 
@@ -57,11 +70,14 @@ def compare_models(
         loaded: segmenters of the same classes, or classifiers of the same labels, at least two.
         data: dataset folder or Hub id.
         output: a new folder for ``comparison.json`` (:func:`spinevision.analysis.compare.compare`), ``comparison.csv`` (a line a
-            class, pair and score), ``comparison.html`` with its figures, ``panel.png``, and a folder for each model with what
-            :func:`spinevision.analysis.results.write_results` writes. Of classifiers, ``comparison.json`` is
-            :func:`spinevision.analysis.presence_compare.compare_presence`, and there is neither table nor panel.
+            class, pair and score), ``comparison.md`` (the tables of papers), ``comparison.html`` with its figures, ``panel.png``,
+            and a folder for each model with what :func:`spinevision.analysis.results.write_results` writes. Of classifiers,
+            ``comparison.json`` is :func:`spinevision.analysis.presence_compare.compare_presence`, and there is neither
+            ``comparison.csv`` nor panel. Either holds ``data`` (``source``, ``part``, ``split_from``, ``notes``), ``parameters`` of
+            each model and ``timing`` (:func:`spinevision.analysis.answer_times.times_entry`, or null).
         part: ``train``, ``validation``, ``test`` or ``all``; None takes ``test``, or all frames where no parts are known.
         split_by: unit of intervals and tests, ``patient`` or ``sequence``; None takes the runs', the coarser where they differ.
+        time: measure how long each model takes for a frame, the models in turns on the same frames.
 
     Returns:
         Ranking and differences, for people.
@@ -97,10 +113,10 @@ def compare_models(
     report = inspect(replace(manifest, rows=masked, answered=answered) if manifest.codes else manifest)
     report.refuse()
     about_data = {"source": data, "part": part, "split_from": told_by}
+    costs = _costs(dict(zip(names, [one.model for one in loaded], strict=True)), rows, time)
+    beside = {"data": {**about_data, "notes": notes}, **costs}
     if presence:
-        return _compare_classifiers(
-            dict(zip(names, loaded, strict=True)), rows, report, split_by or unit, output, {**about_data, "notes": notes}
-        )
+        return _compare_classifiers(dict(zip(names, loaded, strict=True)), rows, report, split_by or unit, output, beside)
     evaluations, results = {}, {}
     for name, model, one in zip(names, models, loaded, strict=True):
         about: dict[str, Any] = {
@@ -111,8 +127,7 @@ def compare_models(
         evaluations[name] = evaluate(model, rows, report.codes, split_by or unit, clips=one.clips)
         results[name] = write_results(evaluations[name], model, report.codes, output / name, about=about)
     evaluations = aligned(evaluations)
-    found = compare(evaluations, results)
-    found["data"] = {**about_data, "notes": notes}
+    found = compare(evaluations, results) | beside
     panel_rows = panel_frames(evaluations)
     found["panel"] = [{"frame": row.frames[0].row.name, "kind": row.kind, "dice": row.dice} for row in panel_rows]
     _write(found, evaluations, results, _panel(panel_rows, dict(zip(names, models, strict=True)), report.codes), output)
@@ -125,21 +140,31 @@ def _compare_classifiers(
     report: DatasetReport,
     unit: Unit,
     output: Path,
-    about_data: dict[str, Any],
+    beside: dict[str, Any],
 ) -> str:
     evaluations, results = {}, {}
+    note = {"note": "; ".join(beside["data"]["notes"]) or None}
     for name, one in loaded.items():
         assert isinstance(one.model, SpineClassifier)
         check_presence_labels(one.model.labels, report.manifest, report.codes)
         truth = presence_table(rows, one.model.labels, report.codes, report.values)
         evaluations[name] = evaluate_presence(one.model, rows, truth, unit)
-        note = {"note": "; ".join(about_data["notes"]) or None}
-        about = {"model": describe_model(one.model, one.source), "data": {**about_data, **note}}
+        about = {"model": describe_model(one.model, one.source), "data": {**beside["data"], **note}}
         results[name] = write_presence_results(evaluations[name], output / name, about=about)
-    found = compare_presence(evaluations, results) | {"data": about_data}
+    found = compare_presence(evaluations, results) | beside
     write_text(output / "comparison.html", presence_comparison_page(found))
+    write_text(output / "comparison.md", presence_comparison_markdown(found))
     write_json(output / "comparison.json", found)
     return f"{counted(found['frames'], 'frame')} of {counted(found['groups'], unit)}\n{presence_comparison_text(found)}"
+
+
+def _costs(models: Mapping[str, SpineModel], rows: Sequence[Row], time: bool) -> dict[str, Any]:
+    """``parameters`` of each model, and ``timing`` on some of the frames, or None."""
+    parameters = {name: sum(weight.numel() for weight in model.network.parameters()) for name, model in models.items()}
+    if not time:
+        return {"parameters": parameters, "timing": None}
+    times = answer_times(models, evenly_spaced(rows))
+    return {"parameters": parameters, "timing": times_entry(times, models)}
 
 
 def _check_labels(loaded: Sequence[LoadedModel[SpineModel]], names: Sequence[str]) -> None:
@@ -202,6 +227,7 @@ def _write(
     page, figures = comparison_page(found, results, picture)
     for name, content in {**figures, **({"panel": picture} if picture else {})}.items():
         write_bytes(output / f"{name}.png", content)
+    write_text(output / "comparison.md", comparison_markdown(found, results))
     write_table(output / "comparison.csv", COMPARISON_COLUMNS, comparison_lines(found))
     write_text(output / "comparison.html", page)
     write_json(output / "comparison.json", found)

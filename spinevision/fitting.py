@@ -94,17 +94,21 @@ def fit(arguments: Sequence[str]) -> str:
     else:
         logger.warning("no checkpoint was kept, so the model folder holds the weights of the last step")
     if interrupted:
-        model.save_pretrained(output / "model")
+        model.save_pretrained(output / "model", text=data.splits.note or "")
         advice = f"score them with `spinevision evaluate {output} DATA --output FOLDER`"
         raise KeyboardInterrupt(f"the best weights so far are in {output / 'model'}; {advice}")
     device = trainer.strategy.root_device
+    learnt = data.learnt()
+    seen = [row for row in learnt if not row.made]
     training = {
         "recipe": ", ".join(map(public_name, options.config or ["default"])),
         "started_from": options.source and public_name(options.source),
         "encoder_weights": None if model.encoder_source is None else asdict(model.encoder_source),
         "data": public_name(str(data.root)),
-        "frames": len(data.rows("train")),
-        f"{data.splits.unit}s": len({row.group(data.splits.unit) for row in data.rows("train")}),
+        "frames": len(seen),
+        **({"made_frames": len(learnt) - len(seen)} if len(seen) < len(learnt) else {}),
+        f"{data.splits.unit}s": len({row.group(data.splits.unit) for row in seen}),
+        **({"validation": data.splits.note} if data.splits.note else {}),
         "epochs": trainer.current_epoch,
         "minutes": round((time.monotonic() - begun) / 60, 1),
         "hardware": hardware(device, trainer.world_size),
@@ -175,7 +179,7 @@ def _finish(model: SpineModel, data: SpineDataModule, output: Path, training: di
     part = "test" if data.rows("test") else "validation"
     about = {
         "model": describe_model(model, output.name),
-        "data": {"source": public_name(str(data.root)), "part": part},
+        "data": {"source": public_name(str(data.root)), "part": part, "note": data.splits.note},
         "training": training,
     }
     results, text = score(model, data.rows(part), data.report, data.splits.unit, output, about, data.clips)

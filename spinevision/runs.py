@@ -13,7 +13,7 @@ import yaml
 
 from spinevision.data.clips import ClipSettings
 from spinevision.data.manifest import DatasetError, Row, Unit
-from spinevision.data.splits import Splits
+from spinevision.data.splits import Splits, leak_note
 from spinevision.hub.config import ModelFolderError
 from spinevision.models.base import SpineModel
 from spinevision.recipes import UsageError
@@ -21,6 +21,7 @@ from spinevision.tables import safe_cell, write_table
 
 logger = logging.getLogger(__name__)
 
+_LEAK = "leak"
 M = TypeVar("M", bound=SpineModel, covariant=True)
 
 
@@ -31,10 +32,17 @@ class RunSplits:
     Args:
         unit: what was kept on one side.
         parts: name and group of a frame to its part, as they stand in ``splits.csv``.
+        leaks: training and validation share groups, as asked.
     """
 
     unit: Unit
     parts: dict[tuple[str, str], str]
+    leaks: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What must be said of everything that came of a split that leaks; None for one that does not."""
+        return leak_note(self.unit) if self.leaks else None
 
     def part(self, row: Row) -> str:
         """The part of a frame; empty for one that the run did not know."""
@@ -71,7 +79,7 @@ def open_model(source: str) -> LoadedModel[SpineModel]:
         model = SpineModel.from_pretrained(source)
     if not splits.exists():
         return LoadedModel(model, source, None)
-    return LoadedModel(model, source, _read_splits(splits), _read_clips(folder / "config.yaml"))
+    return LoadedModel(model, source, read_splits(splits), _read_clips(folder / "config.yaml"))
 
 
 def open_on(source: str, device: str | None = None) -> LoadedModel[SpineModel]:
@@ -133,18 +141,27 @@ def clear_run(folder: Path) -> None:
 
 
 def write_splits(path: Path, splits: Splits) -> None:
-    """Write which frame stands in which part."""
-    rows = [(row.name, row.group(splits.unit), part) for part, rows in splits.parts.items() for row in rows]
-    write_table(path, ["frame", splits.unit, "part"], rows)
+    """Write which frame stands in which part; a split that leaks says so in a fourth column."""
+    note = [splits.note] if splits.note else []
+    rows = [(row.name, row.group(splits.unit), part, *note) for part, rows in splits.parts.items() for row in rows]
+    write_table(path, ["frame", splits.unit, "part", *([_LEAK] if note else [])], rows)
 
 
-def _read_splits(path: Path) -> RunSplits:
+def read_splits(path: Path) -> RunSplits:
+    """Read ``splits.csv``.
+
+    Raises:
+        DatasetError: it holds something else.
+        OSError: there is none.
+    """
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            (_, unit, _), *rows = csv.reader(file)
+            (_, unit, _, *more), *rows = csv.reader(file)
             if unit not in ("patient", "sequence"):
                 raise ValueError(f"its second column is {unit!r}")
-            return RunSplits(cast(Unit, unit), {(frame, group): part for frame, group, part in rows})
+            if more not in ([], [_LEAK]):
+                raise ValueError(f"its fourth column is {more[0]!r}")
+            return RunSplits(cast(Unit, unit), {(frame, group): part for frame, group, part, *_ in rows}, leaks=bool(more))
     except (ValueError, csv.Error) as error:
         raise DatasetError(f"{path} is not a table of frame, patient or sequence, and part ({error}); restore it") from error
 

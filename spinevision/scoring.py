@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevision.analysis.evaluate import evaluate
+from spinevision.analysis.parts import model_name, parts_page
 from spinevision.analysis.presence import evaluate_presence, presence_text, write_presence_results
 from spinevision.analysis.results import results_text, write_results
 from spinevision.analysis.summary import IntervalUnit
@@ -18,6 +20,7 @@ from spinevision.data.clips import ClipSettings
 from spinevision.data.manifest import DatasetError, Row, Unit, read_manifest
 from spinevision.data.presence import check_presence_labels, presence_table
 from spinevision.data.wording import counted, listed
+from spinevision.files import write_text
 from spinevision.models.base import SpineModel
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
@@ -110,6 +113,8 @@ def evaluate_model(
         manifest.require_masks()
     parts, told_by, unit = parts_of(loaded.splits, loaded.source, frames, manifest.unit)
     part, rows, note = choose_frames(parts, told_by, frames, part, data)
+    if loaded.splits and loaded.splits.note and told_by == f"the run {loaded.source}":
+        note = "; ".join(filter(None, (note, loaded.splits.note)))
     if note:
         logger.warning("%s: %s", data, note)
     # Without a classes.json what mask values mean is only known from all masks together.
@@ -121,6 +126,61 @@ def evaluate_model(
         "data": {"source": data, "part": part, "split_from": told_by, "note": note},
     }
     return score(model, rows, report, split_by or unit, output, about, loaded.clips, intervals)[1]
+
+
+def evaluate_parts(
+    loaded: LoadedModel[SpineModel],
+    data: str,
+    output: Path,
+    parts: Sequence[str],
+    *,
+    beside: Path | None = None,
+    split_by: Unit | None = None,
+    intervals: IntervalUnit = "group",
+) -> str:
+    """Score a model on several parts of a dataset, each as :func:`evaluate_model` does, and put the scores into one table.
+
+    Args:
+        loaded: a segmenter or classifier.
+        data: dataset folder or Hub id.
+        output: folder for a results folder of each part and ``parts.md``.
+        parts: at least two.
+        beside: the output of an earlier call with the same parts, for another model of the same classes, whose lines come first.
+        split_by: as in :func:`evaluate_model`.
+        intervals: likewise.
+
+    Returns:
+        A table for people.
+
+    Raises:
+        UsageError: a part twice, or an earlier output that cannot stand in the same table.
+        DatasetError: as :func:`evaluate_model`.
+    """
+    if len(set(parts)) < len(parts):
+        raise UsageError(f"--part names {listed(parts)}; name each part once")
+    earlier = {} if beside is None else _read_parts(beside, parts)
+    texts = []
+    for part in parts:
+        text = evaluate_model(loaded, data, output / part, part=part, split_by=split_by, intervals=intervals)
+        texts.append(f"{part}: {text}")
+    found = _read_parts(output, parts)
+    if earlier and {name: [*each["classes"]] for name, each in earlier.items()} != {
+        name: [*each["classes"]] for name, each in found.items()
+    }:
+        raise UsageError(f"{beside} holds scores of other classes; give the evaluation of a model of the same")
+    evaluations = {model_name(each[parts[0]]): each for each in (earlier, found) if each}
+    if earlier and len(evaluations) < 2:
+        raise UsageError(f"the model evaluated in {beside} has the same name; give its run folder another")
+    write_text(output / "parts.md", parts_page(evaluations))
+    return "\n".join(texts)
+
+
+def _read_parts(folder: Path, parts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    paths = {part: folder / part / "results.json" for part in parts}
+    for path in paths.values():
+        if not path.is_file():
+            raise UsageError(f"there is no {path}; --beside takes the output of an evaluation of the same parts")
+    return {part: json.loads(path.read_text(encoding="utf-8")) for part, path in paths.items()}
 
 
 def parts_of(splits: RunSplits | None, source: str, frames: Sequence[Row], unit: Unit) -> tuple[dict[str, str], str | None, Unit]:

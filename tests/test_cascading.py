@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from PIL import Image
 
 from spinevision import ResNetClassifier, SpineCascade, SpineSegmenter
 from spinevision.cascading import make_cascade
@@ -66,6 +67,16 @@ def test_a_cascade_of_two_runs(runs: tuple[Path, Path], data: Path, tmp_path: Pa
     with (runs[0] / "splits.csv").open() as file:
         test = [row["frame"] for row in csv.DictReader(file) if row["part"] == "test"]
     assert results["frames"] == len(test)
+    curve = json.loads((output / "gate.json").read_text())
+    assert curve["point"]["missed_frames"] == pytest.approx(1 - gate["test"]["sensitivity"])
+    assert curve["classes"]["nerve"]["cascade"]["dice_per_image"] == results["classes"]["nerve"]["dice_per_image"]
+    assert curve["point"]["false_area"] == pytest.approx(results["classes"]["nerve"]["empty_frame_area"])
+    medians = [entry["p50_ms"] for entry in curve["timing"]["models"].values()]
+    assert curve["curve"][0]["cost_ms"] == pytest.approx(sum(medians))
+    assert curve["statement"] in told
+    assert curve["statement"] in (output / "gate.md").read_text()
+    with Image.open(output / "gate.png") as picture:
+        assert min(picture.size) > 300
     # Scored again as a run, it is scored on the same frames.
     assert main(["evaluate", str(output), str(data), "--output", str(tmp_path / "again"), "--device", "cpu"]) == 0
     again = json.loads((tmp_path / "again" / "results.json").read_text())

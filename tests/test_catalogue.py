@@ -28,6 +28,9 @@ PARAMETERS = {
     "mobilenetv3-bess-presence": 5_483_032 - 999 * 1281,
     "cascade-bess": 11_689_512 - 999 * 513 + 39_442_925,
     "funet-spinal-nerve": 42_060_884,
+    "funet-ifa-spinal-nerve": 42_060_884 - 1_099_648,
+    "funet-base-spinal-nerve": 42_060_884 - 1_099_648 - 133_681,
+    "unet-spinal-nerve": 34_527_041,
     "pnsnet-spinal-nerve": 9_793_731,
     "transunet-spinal-nerve": 105_322_001,
     "swinunet-spinal-nerve": 27_168_132,
@@ -35,8 +38,10 @@ PARAMETERS = {
     "ppliteseg-lumbar": 12_363_008 + 3 * 3 * 64,
     "unetpp-bleeding": 9_163_428,
     "improved-unet-facial-nerve": 31_861_206,
+    "unet-facial-nerve": 34_527_041,
 }
-"""Published counts; the classifiers with one class instead of 1000, PP-LiteSeg with four classes in its three heads of 64."""
+"""Published counts; the classifiers with one class instead of 1000, PP-LiteSeg with four classes in its three heads of 64. FUNet's
+gates have, over N places of C channels, N C positions, 3 C C projections and 2 C scales and shifts each."""
 
 every_model = pytest.mark.parametrize("name", PARAMETERS)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -145,6 +146,48 @@ def test_the_page_and_the_panel(compared: tuple[Path, str]) -> None:
         assert any(row["frame"].endswith("_2.png") for row in found["panel"])  # not the first frame of its clip
 
 
+def markdown_tables(path: Path) -> list[list[dict[str, str]]]:
+    """The tables of a page, a row a dict."""
+    found = []
+    for block in path.read_text().split("\n\n"):
+        if block.startswith("| "):
+            header, _, *lines = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in block.strip().splitlines()]
+            found.append([dict(zip(header, line, strict=True)) for line in lines])
+    return found
+
+
+def test_the_tables_of_papers_have_a_row_a_model_and_class(compared: tuple[Path, str]) -> None:
+    folder, _ = compared
+    overlap, pixels, presence, video, cost, differences = markdown_tables(folder / "comparison.md")
+    names = [(model, name) for name in ("bone", "disc") for model in ("shifted", "right-v1.5", "clips")]
+    for table in (overlap, pixels, presence, video):
+        assert [(row["model"], row["class"]) for row in table] == names
+    own = json.loads((folder / "shifted" / "results.json").read_text())["classes"]["disc"]
+    bone = json.loads((folder / "shifted" / "results.json").read_text())["classes"]["bone"]
+    low, high = (bone["dice_per_image_interval"][end] for end in ("low", "high"))
+    assert overlap[0]["DSC per image"] == f"{bone['dice_per_image']:.3f} ({low:.3f} to {high:.3f})"
+    (row,) = [row for row in pixels if (row["model"], row["class"]) == ("shifted", "disc")]
+    for score in ("accuracy", "precision", "recall", "specificity"):
+        assert row[score] == f"{own[score]:.3f}"
+    assert row["AUROC"].startswith(f"{own['auroc']:.3f} (")
+    # Disc is in the second and third frame of a patient; of the empty ones the right model marks none.
+    assert [(row["frames with it"], row["frames without it"]) for row in presence if row["class"] == "disc"] == [("14", "7")] * 3
+    assert presence[4]["left unmarked"] == "1.000 (all alike)"
+    (row,) = [row for row in video if (row["model"], row["class"]) == ("shifted", "disc")]
+    scores = own["video_polyp"]
+    assert [row[key] for key in ("maxDice", "maxIoU", "MAE", "maxSpe", "meanSpe")] == [
+        f"{scores[f'vps_{key}']:.3f}" for key in ("max_dice", "max_iou", "mae", "max_spe", "mean_spe")
+    ]
+    assert [row["parameters"] for row in cost] == ["1"] * 3
+    assert [row["pair"] for row in differences if row["class"] == "bone"] == [
+        *("shifted - right-v1.5", "shifted - clips", "right-v1.5 - clips")
+    ]
+    pair = next(e for e in json.loads((folder / "comparison.json").read_text())["comparisons"] if e["class"] == "bone")
+    assert differences[0]["patients"] == "7"
+    assert differences[0]["difference of Dice"].startswith(f"{pair['difference']['estimate']:+.3f} (")
+    assert "Holm's correction takes 6 tests of each score together" in (folder / "comparison.md").read_text()
+
+
 def test_runs_that_divided_the_data_differently_are_refused(tmp_path: Path) -> None:
     data = dataset(tmp_path / "data", 3)
     models = [
@@ -206,12 +249,25 @@ def test_names_of_models() -> None:
         model_names(["runs/a"])
 
 
+@pytest.mark.slow
 def test_the_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     models = {"a": RedModel(LABELS), "b": shifted(2)}
     monkeypatch.setattr("spinevision.runs.open_on", lambda source, device: loaded(models[source], source))
+    monkeypatch.setattr("spinevision.analysis.answer_times.ROUNDS", 3)
+    slow = models["b"].predict
+    monkeypatch.setattr(models["b"], "predict", lambda frame: (time.sleep(0.03), slow(frame))[1])
     data = dataset(tmp_path / "data", 2)
-    assert main(["compare", "a", "b", "--data", str(data), "--output", str(tmp_path / "out"), "--part", "all"]) == 0
+    words = ["compare", "a", "b", "--data", str(data), "--output", str(tmp_path / "out"), "--part", "all", "--time"]
+    assert main(words) == 0
     told = capsys.readouterr().out
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    times = found["timing"]["models"]
+    assert times["a"]["rounds"] == 3
+    assert times["b"]["p50_ms"] > times["a"]["p50_ms"] + 20
+    row = markdown_tables(tmp_path / "out" / "comparison.md")[3][1]
+    assert row["ms per frame (median)"] == f"{times['b']['p50_ms']:.1f}"
+    assert row["ms per frame (95th percentile)"] == "undefined"  # of three rounds
+    assert float(row["frames per second"]) == pytest.approx(1000 / times["b"]["p50_ms"], abs=0.1)
     assert "a - b: +" in told
     assert f"are in {tmp_path / 'out'}" in told
     assert main(["compare", "a", "--data", str(data), "--output", str(tmp_path / "one")]) == 2
@@ -246,6 +302,17 @@ def test_classifiers_are_compared_by_auroc_and_by_right_answers(tmp_path: Path, 
     assert "presence, AUROC:" in told
     page = (output / "comparison.html").read_text()
     assert "McNemar" in page
+    scores, cost, pairs = markdown_tables(output / "comparison.md")
+    results = [json.loads((output / Path(run).name / "results.json").read_text()) for run in runs]
+    for row, one in zip(scores, results, strict=True):
+        entry = one["classes"]["presence"]
+        assert (row["frames with it"], row["frames without it"]) == (str(truth.sum()), str((~truth).sum()))
+        assert row["AUROC"].startswith(f"{entry['auroc']:.3f} (")
+        assert row["accuracy"].startswith(f"{entry['accuracy']:.3f} (")
+    assert pairs[0]["patients"] == "10"
+    ranking = found["ranking"]["presence"]
+    assert [entry["auroc"] for entry in ranking] == sorted((one["classes"]["presence"]["auroc"] for one in results), reverse=True)
+    assert cost[0]["parameters"] == f"{found['parameters'][Path(runs[0]).name]:,}"
     assert "http" not in page
 
 

@@ -50,6 +50,8 @@ COMMAND_LINE = (
     "catalogue",
     "cascading",
     "comparing",
+    "expanding",
+    "generating",
 )
 
 OWNERS = {

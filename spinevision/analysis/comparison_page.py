@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from spinevision.analysis.compare import PANEL_RULE, comparison_notes, p_text
+from spinevision.analysis.comparison_tables import TITLES, cost_table
 from spinevision.analysis.figures import Curve, draw_curves, draw_differences, png
 from spinevision.analysis.page import UNDEFINED, Picture, Section, Table, render_page
 from spinevision.analysis.report import decision, with_interval
@@ -35,8 +36,6 @@ MEANINGS = (
 )
 """What the columns of the page mean."""
 
-_TITLES = {"dice": "Dice", "iou": "IoU"}
-
 
 def comparison_page(
     results: Mapping[str, Any], each: Mapping[str, Mapping[str, Any]], panel: bytes | None
@@ -45,7 +44,7 @@ def comparison_page(
 
     Args:
         results: as :func:`spinevision.analysis.compare.compare` gives them, with ``data`` (``source``, ``part``, ``split_from``,
-            ``notes``) beside.
+            ``notes``), ``parameters`` and ``timing`` beside.
         each: name of each model to its own results, with ``model`` and ``curves``.
         panel: the panel as an encoded PNG; None where no frame holds a class.
 
@@ -57,12 +56,17 @@ def comparison_page(
     if results["absent_classes"]:
         notes.append(f"No frame holds {', '.join(results['absent_classes'])}: nothing is compared there.")
     notes += comparison_notes(results)
-    drawn = {f"differences_{score}": _differences(results, score) for score in _TITLES if held}
+    drawn = {f"differences_{score}": _differences(results, score) for score in TITLES if held}
     curves = {f"curves_{index}": _curves(each, name) for index, name in enumerate(held)}
     pictures = {name: picture for name, picture in {**drawn, **curves}.items() if picture is not None}
     told = f"Which frames are in which part is told by {data['split_from']}." if data["split_from"] else ""
     sections = [
-        Section("What was compared", [f"{results['empty_policy']}. {told}".strip()], notes, [_models(each)]),
+        Section(
+            "What was compared",
+            [f"{results['empty_policy']}. {told}".strip()],
+            notes,
+            [_models(each), cost_table(results["parameters"], results["timing"])],
+        ),
         Section(
             "Ranking",
             [
@@ -74,7 +78,7 @@ def comparison_page(
         Section(
             "Paired differences",
             [_family(results["families"]["dice"])],
-            tables=[_pairs(results, score, name) for score in _TITLES for name in held],
+            tables=[_pairs(results, score, name) for score in TITLES for name in held],
             pictures=[pictures[name] for name in drawn],
         ),
         Section("ROC and precision-recall", pictures=[pictures[name] for name in curves if name in pictures]),
@@ -150,7 +154,7 @@ def _pairs(results: Mapping[str, Any], score: str, name: str) -> Table:
                 )
             )
     return Table(
-        (*header, "Cohen's dz", "rank-biserial"), rows, f"{_TITLES[score]} of {name}, mean over {counted(groups, results['unit'])}"
+        (*header, "Cohen's dz", "rank-biserial"), rows, f"{TITLES[score]} of {name}, mean over {counted(groups, results['unit'])}"
     )
 
 
@@ -170,8 +174,8 @@ def _differences(results: Mapping[str, Any], score: str) -> Picture:
         for entry in results["comparisons"]
         if entry["score"] == score
     ]
-    figure = draw_differences(rows, f"difference of {_TITLES[score]}, mean over {results['unit']}s")
-    return Picture(png(figure), f"paired differences of {_TITLES[score]}", "Right of 0 the first model of the pair is better.")
+    figure = draw_differences(rows, f"difference of {TITLES[score]}, mean over {results['unit']}s")
+    return Picture(png(figure), f"paired differences of {TITLES[score]}", "Right of 0 the first model of the pair is better.")
 
 
 def _curves(each: Mapping[str, Mapping[str, Any]], name: str) -> Picture | None:

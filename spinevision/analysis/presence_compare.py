@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any
 
-from spinevision.analysis.page import Section, Table, render_page
+from spinevision.analysis.comparison_tables import cost_table
+from spinevision.analysis.page import UNDEFINED, Section, Table, markdown, render_page
 from spinevision.analysis.presence import PresenceEvaluation
 from spinevision.analysis.report import with_interval
 from spinevision.data.wording import counted
@@ -24,7 +25,8 @@ def compare_presence(evaluations: Mapping[str, PresenceEvaluation], results: Map
         results: what :func:`spinevision.analysis.presence.write_presence_results` returned for each.
 
     Returns:
-        ``frames``, ``groups``, ``unit``, ``models`` (each label's scores), ``family`` and ``pairs``: for each label and pair
+        ``frames``, ``groups``, ``unit``, ``models`` (each label's scores), ``ranking`` (for each label the models from the highest
+        AUROC down, ``rank``, ``model`` and ``auroc``), ``family`` and ``pairs``: for each label and pair
         ``auroc`` (:class:`spinevision.statistics.AurocComparison`: clustered, Obuchowski 1997) and ``right``
         (:class:`spinevision.statistics.McNemar` at each model's own threshold), each with ``p_holm``.
     """
@@ -48,9 +50,17 @@ def compare_presence(evaluations: Mapping[str, PresenceEvaluation], results: Map
         "groups": len(set(first.groups)),
         "unit": first.unit,
         "models": {name: found["classes"] for name, found in results.items()},
+        "ranking": {label: _ranking(results, label) for label in first.labels},
         "family": FAMILY,
         "pairs": pairs,
     }
+
+
+def _ranking(results: Mapping[str, Mapping[str, Any]], label: str) -> list[dict[str, Any]]:
+    areas = {name: found["classes"][label]["auroc"] for name, found in results.items()}
+    ranked = sorted(areas, key=lambda name: -(areas[name] or 0))
+    values = [areas[name] for name in ranked]
+    return [{"rank": 1 + values.index(areas[name]), "model": name, "auroc": areas[name]} for name in ranked]
 
 
 def presence_comparison_text(found: Mapping[str, Any]) -> str:
@@ -58,9 +68,8 @@ def presence_comparison_text(found: Mapping[str, Any]) -> str:
     lines = []
     for label in next(iter(found["models"].values())):
         lines.append(f"{label}, AUROC:")
-        ranked = sorted(found["models"], key=lambda name: -(found["models"][name][label]["auroc"] or 0))
-        for rank, name in enumerate(ranked, start=1):
-            lines.append(f"  {rank}. {name} {with_interval(found['models'][name][label], 'auroc')}")
+        for entry in found["ranking"][label]:
+            lines.append(f"  {entry['rank']}. {entry['model']} {with_interval(found['models'][entry['model']][label], 'auroc')}")
         for entry in found["pairs"]:
             if entry["label"] == label:
                 auroc, right = entry["auroc"], entry["right"]
@@ -71,17 +80,29 @@ def presence_comparison_text(found: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def presence_comparison_page(found: Mapping[str, Any]) -> str:
-    """The comparison as a self-contained HTML page."""
-    keys = ("auroc", "auprc", "sensitivity", "specificity", "accuracy")
-    ranking = [
-        (label, name, *(with_interval(entry, key) for key in keys))
+def _scores(found: Mapping[str, Any]) -> Table:
+    keys = {"AUROC": "auroc", "AUPRC": "auprc", "sensitivity": "sensitivity", "specificity": "specificity", "accuracy": "accuracy"}
+    rows = [
+        (
+            *(name, label, str(entry["frames_with_class"]), str(entry["frames_without_class"])),
+            *(with_interval(entry, key) for key in keys.values()),
+        )
+        for label in found["ranking"]
         for name, classes in found["models"].items()
-        for label, entry in classes.items()
+        for entry in [classes[label]]
     ]
-    pairs = [
+    caption = (
+        "Whole frames. Sensitivity, specificity and accuracy are at each model's own threshold, chosen on validation frames. In "
+        f"brackets: 95 % interval over {found['unit']}s, where there are six or more."
+    )
+    return Table(("model", "label", "frames with it", "frames without it", *keys), rows, caption)
+
+
+def _pairs(found: Mapping[str, Any]) -> Table:
+    rows = [
         (
             f"{entry['label']}: {entry['first']} - {entry['second']}",
+            str(entry["auroc"]["difference"]["groups"]),
             _difference(entry["auroc"]["difference"]),
             _p(entry["auroc"]["p_value"]),
             _p(entry["auroc"]["p_holm"]),
@@ -92,32 +113,49 @@ def presence_comparison_page(found: Mapping[str, Any]) -> str:
         )
         for entry in found["pairs"]
     ]
-    notes = dict.fromkeys(filter(None, (entry["right"]["note"] for entry in found["pairs"])))
     tests = ("difference of AUROC", "p", "after Holm", "only first right", "only second right", "p (McNemar)", "after Holm")
     words = (
-        f"{found['family']}. AUROC by DeLong's method over {found['unit']}s (Obuchowski); right answers by McNemar's test with "
-        f"whole {found['unit']}s exchanged."
+        f"Paired differences, first minus second on the same frames. AUROC by DeLong's method over {found['unit']}s (Obuchowski); "
+        f"right answers by McNemar's test with whole {found['unit']}s exchanged. {found['family']}."
     )
+    return Table(("pair", f"{found['unit']}s", *tests), rows, words)
+
+
+def _notes(found: Mapping[str, Any]) -> list[str]:
+    return [*dict.fromkeys(filter(None, (entry["right"]["note"] for entry in found["pairs"]))), *found["data"]["notes"]]
+
+
+def _lead(found: Mapping[str, Any]) -> str:
+    return f"{counted(found['frames'], 'frame')} of {counted(found['groups'], found['unit'])}, part {found['data']['part']}"
+
+
+def presence_comparison_markdown(found: Mapping[str, Any]) -> str:
+    """The comparison as Markdown tables.
+
+    Args:
+        found: as :func:`compare_presence` gives it, with ``data``, ``parameters`` and ``timing`` beside.
+    """
+    texts = [f"{_lead(found)}.", *(f"Note: {note}." for note in _notes(found))]
+    tables = (_scores(found), cost_table(found["parameters"], found["timing"]), _pairs(found))
+    return "\n\n".join([" ".join(texts), *(markdown(table).strip() for table in tables)]) + "\n"
+
+
+def presence_comparison_page(found: Mapping[str, Any]) -> str:
+    """The comparison as a self-contained HTML page; ``found`` as for :func:`presence_comparison_markdown`."""
     sections = [
-        Section("Scores", tables=[Table(("label", "model", "AUROC", "AUPRC", "sensitivity", "specificity", "accuracy"), ranking)]),
-        Section(
-            "Paired differences",
-            [words],
-            [*notes, *found["data"]["notes"]],
-            [Table(("pair", *tests), pairs)],
-        ),
+        Section("Scores", tables=[_scores(found), cost_table(found["parameters"], found["timing"])]),
+        Section("Paired differences", notes=_notes(found), tables=[_pairs(found)]),
     ]
-    lead = f"{counted(found['frames'], 'frame')} of {counted(found['groups'], found['unit'])}, part {found['data']['part']}"
     footer = "Research software, not a medical device. Made by spinevision; comparison.json beside this page holds every number."
-    return render_page(f"{len(found['models'])} classifiers compared", lead, sections, footer)
+    return render_page(f"{len(found['models'])} classifiers compared", _lead(found), sections, footer)
 
 
 def _difference(interval: Mapping[str, Any]) -> str:
     if interval["estimate"] is None:
-        return "undefined"
+        return UNDEFINED
     span = "" if interval["low"] is None else f" (95% interval {interval['low']:.3f} to {interval['high']:.3f})"
     return f"{interval['estimate']:+.3f}{span}"
 
 
 def _p(value: float | None) -> str:
-    return "none" if value is None else "below 0.001" if value < 0.001 else f"{value:.3f}"
+    return UNDEFINED if value is None else "below 0.001" if value < 0.001 else f"{value:.3f}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,13 +59,20 @@ class MarkedFrames:
     unknown: list[str]
 
 
-def read_marked_frames(folders: Mapping[str, Path], groups: Mapping[str, str] | None, *, progress: bool = True) -> MarkedFrames:
+def read_marked_frames(
+    folders: Mapping[str, Path],
+    groups: Mapping[str, str] | None,
+    *,
+    only: Collection[str] | None = None,
+    progress: bool = True,
+) -> MarkedFrames:
     """Read the masks of all raters, one frame at a time.
 
     Args:
         folders: rater to a folder of PNG masks, the reference first. A ``classes.json`` in a folder or beside it says what its
             values mean; a rater's folder without one follows that of the reference.
         groups: frame name to patient or sequence; None where it is not known, which makes all frames one group.
+        only: names of the frames to read; None reads all of the reference.
         progress: show a progress bar.
 
     Raises:
@@ -86,7 +93,7 @@ def read_marked_frames(folders: Mapping[str, Path], groups: Mapping[str, str] | 
     if (len(labels.id2label) + 1) ** len(raters) > 2**62:
         raise ValueError(f"{len(raters)} raters and {len(labels.id2label)} classes are too many at once; compare fewer readers")
     tables = {rater: _table(_codes(folder) or codes, labels, folder) for rater, folder in folders.items()}
-    names = sorted(files[REFERENCE])
+    names = sorted(name for name in files[REFERENCE] if only is None or name in only)
     ungrouped = [name for name in names if groups is not None and not groups.get(name)]
     if ungrouped:
         raise ValueError(f"no patient or sequence is given for {listed(ungrouped)}; name one for every frame of the reference")

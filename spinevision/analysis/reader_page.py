@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spinevision.analysis.page import UNDEFINED, Picture, Section, Table, render_page
+from spinevision.analysis.page import UNDEFINED, Picture, Section, Table, markdown, render_page
 from spinevision.analysis.reader_masks import MODEL
 from spinevision.data.wording import counted, listed
 from spinevision.files import write_text
@@ -60,6 +60,41 @@ def write_reader_page(results: Mapping[str, Any], figures: Mapping[str, Mapping[
     lead = f"{counted(results['frames'], 'frame')} of {counted(results['groups'], 'group')} (patients or sequences)"
     footer = "Research software, not a medical device. Made by spinevision; results.json beside this page holds every number."
     write_text(output / "readers.html", render_page(f"Reader study: {people}", lead, sections, footer))
+
+
+def readers_markdown(results: Mapping[str, Any]) -> str:
+    """The tables of a study that stand for the rest, as Markdown: scores, differences, and Dice by agreement and by area.
+
+    Args:
+        results: what ``results.json`` holds.
+    """
+    parts = []
+    frames, groups = counted(results["frames"], "frame"), counted(results["groups"], "group")
+    for name, entry in results["classes"].items():
+        rows = [(rater, *_scores(one)) for rater, one in entry["raters"].items()]
+        chosen = {one["presence"]["chosen_on"] for one in entry["raters"].values()}
+        rule = f"chosen for each on {max(chosen)} other frames" if None not in chosen else "which is any pixel"
+        caption = (
+            f"Masks of {name} against the reference: {frames} of {groups} (patients or sequences), "
+            f"{entry['frames_with_class']} with it. Dice and IoU are over frames whose reference holds it. A frame counts as "
+            f'holding it where more than the share under "present above" is marked, {rule}. Intervals (95%) are over groups.'
+        )
+        header = ("masks", "Dice", "median Dice", "median IoU", "present above", "accuracy", "sensitivity", "specificity")
+        parts.append(Table(header, rows, caption))
+        if MODEL in entry["raters"]:
+            parts += _difference_tables(entry)
+        for key, by in (("dice_by_agreement", "agreement of the readers"), ("dice_by_area", "area of the frame")):
+            table = _bin_table([one for one in entry[key] if one["items"]], by)
+            what = "mean pairwise Dice of the readers" if key == "dice_by_agreement" else "share of the frame in the reference"
+            parts.append(Table(table.header, table.rows, f"Dice of the {entry['dice_of']} by the {what}."))
+    return "\n".join(map(markdown, parts))
+
+
+def _scores(one: Mapping[str, Any]) -> tuple[str, ...]:
+    presence = one["presence"]
+    rates = (_interval(presence[rate]) for rate in ("accuracy", "sensitivity", "specificity"))
+    medians = _number(one["dice_median"]), _number(one["iou_median"])
+    return (_interval(one["dice_per_image"]), *medians, f"{presence['above']:.2%}", *rates)
 
 
 def _policies(results: Mapping[str, Any]) -> list[str]:

@@ -101,6 +101,8 @@ class ClassScores:
             "frames": int(marked.sum()),
             "dice_per_image": self.interval(dice),
             "iou_per_image": self.interval(dice / (2 - dice)),
+            "dice_median": _median(dice),
+            "iou_median": _median(dice / (2 - dice)),
             "presence_sensitivity": float(drawn[held].mean()) if held.any() else None,
             "presence_specificity": float((~drawn[~held]).mean()) if (~held).any() else None,
             "empty_frame_area": float(self.area[marked, number][~held].mean()) if (~held).any() else None,
@@ -258,6 +260,11 @@ def _mean(table: np.ndarray) -> np.ndarray:
     known = ~np.isnan(table)
     count = known.sum(axis=-1)
     return np.divide(np.where(known, table, 0).sum(axis=-1), count, out=np.full(count.shape, np.nan), where=count > 0)
+
+
+def _median(scores: np.ndarray) -> float | None:
+    known = scores[~np.isnan(scores)]
+    return float(np.median(known)) if len(known) else None
 
 
 def _known(value: float) -> float | None:

@@ -10,6 +10,7 @@ from spinevision.data.wording import counted
 from spinevision.images import FRAME_SUFFIXES
 
 _FRAME = ("frame", "file_name")
+_PART = ("part", "split")
 _GROUP = ("patient", "patient_id", "sequence", "sequence_id")
 
 
@@ -56,6 +57,20 @@ def read_frame_groups(path: str | Path) -> dict[str, str]:
         ValueError: not such a table, or a frame of two patients.
     """
     return _pairs(Path(path), _FRAME, _GROUP)
+
+
+def read_frame_parts(path: str | Path) -> dict[str, str]:
+    """Read which part each frame is in: a CSV with a column ``frame`` and a column ``part``, as the ``splits.csv`` of a run.
+
+    The ``metadata.csv`` of a dataset folder, with ``file_name`` and ``split``, is such a table too.
+
+    Returns:
+        Frame to part; frames are called as :func:`read_frame_groups` calls them, and one without a part is left out.
+
+    Raises:
+        ValueError: not such a table, or a frame in two parts.
+    """
+    return _pairs(Path(path), _FRAME, _PART)
 
 
 def _pairs(path: Path, keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:

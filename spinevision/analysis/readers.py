@@ -12,10 +12,11 @@ import numpy as np
 
 from spinevision.analysis.reader_figures import write_reader_figures
 from spinevision.analysis.reader_masks import MODEL, REFERENCE, MarkedFrames, read_marked_frames
-from spinevision.analysis.reader_page import write_reader_page
+from spinevision.analysis.reader_page import readers_markdown, write_reader_page
+from spinevision.analysis.reader_presence import presence_of
 from spinevision.analysis.reader_scores import ClassScores
 from spinevision.data.wording import counted, listed
-from spinevision.files import write_json
+from spinevision.files import write_json, write_text
 from spinevision.statistics import MOST_READERS
 from spinevision.tables import write_table
 
@@ -38,12 +39,14 @@ class ReaderStudy:
         reader_groups: reader to group, such as senior or junior; may leave readers out.
         margin: loss of Dice that was stated to be acceptable for non-inferiority, or None.
         seed: of every bootstrap.
+        validation: other frames, on which is chosen from which area on a class counts as present; None takes a single pixel.
     """
 
     marked: MarkedFrames
     reader_groups: dict[str, str]
     margin: float | None
     seed: int
+    validation: MarkedFrames | None = None
 
     @property
     def readers(self) -> list[str]:
@@ -70,8 +73,18 @@ class ReaderStudy:
             "not_marked": self.marked.missing,
             "not_in_reference": self.marked.unlisted,
             "frames_without_known_pixels": self.marked.unknown,
-            "classes": {name: scores.summary() for name, scores in self.classes.items()},
+            "classes": {name: self._class(scores) for name, scores in self.classes.items()},
         }
+
+    def _class(self, scores: ClassScores) -> dict[str, Any]:
+        entry = scores.summary()
+        chosen = None if self.validation is None else ClassScores(self.validation, scores.index, {}, None, self.seed).area
+        for number, rater in enumerate(scores.raters):
+            if number:
+                judged = None if chosen is None else chosen[:, [number, 0]]
+                areas = scores.area[:, [number, 0]]
+                entry["raters"][rater]["presence"] = presence_of(areas, judged, scores.groups, seed=self.seed)
+        return entry
 
 
 def reader_study(
@@ -81,6 +94,7 @@ def reader_study(
     *,
     groups: Mapping[str, str] | None = None,
     reader_groups: Mapping[str, str] | None = None,
+    parts: Mapping[str, str] | None = None,
     margin: float | None = None,
     seed: int = 0,
     progress: bool = True,
@@ -95,6 +109,8 @@ def reader_study(
         model_masks: folder of a model's masks, or None.
         groups: frame name (without ending) to patient or sequence; without it no interval and no p-value can be given.
         reader_groups: person to group, such as senior, intermediate or junior; people may be left out.
+        parts: frame name to train, validation or test: the frames of the test part alone are compared, and on those of the
+            validation part is chosen from which area on a class counts as present, for each rater by itself.
         margin: loss of Dice that was stated beforehand to be acceptable, for non-inferiority of the model to the mean reader.
         seed: of every bootstrap.
         progress: show a progress bar.
@@ -118,17 +134,27 @@ def reader_study(
     folders = {REFERENCE: Path(reference), **{name: Path(folder) for name, folder in readers.items()}}
     if model_masks is not None:
         folders[MODEL] = Path(model_masks)
-    return ReaderStudy(read_marked_frames(folders, groups, progress=progress), chosen, margin, seed)
+    if parts is None:
+        return ReaderStudy(read_marked_frames(folders, groups, progress=progress), chosen, margin, seed)
+    test, validation = ([name for name, part in parts.items() if part == wanted] for wanted in ("test", "validation"))
+    if not test or not validation:
+        raise ValueError(
+            f"the split names {counted(len(test), 'test frame')} and {counted(len(validation), 'validation frame')}; "
+            "both parts are needed, or leave the split out"
+        )
+    marked, judged = (read_marked_frames(folders, groups, only=names, progress=progress) for names in (test, validation))
+    return ReaderStudy(marked, chosen, margin, seed, judged)
 
 
 def write_reader_results(study: ReaderStudy, output: str | Path, *, about: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Write ``results.json``, ``per_frame.csv``, the figures as PNG and all of them on one page, ``readers.html``, into a folder.
+    """Write ``results.json``, ``per_frame.csv``, the figures as PNG, all of them on one page, ``readers.html``, and ``readers.md``.
 
     ``results.json`` holds, after what ``about`` gives: ``frames``, ``groups`` (their number), ``readers``, ``policies`` in words,
     the frames that each rater has ``not_marked`` and the masks ``not_in_reference``; and for each of ``classes``:
 
-    - ``raters``: for each reader and the model Dice and IoU per image against the reference with intervals over groups, presence,
-      falsely marked area, and Bland-Altman limits of its area less the reference's;
+    - ``raters``: for each reader and the model Dice and IoU per image against the reference with intervals over groups, presence
+      (:func:`spinevision.analysis.reader_presence.presence_of`), falsely marked area, and Bland-Altman limits of its area less
+      the reference's;
     - ``ranking``: readers and model by Dice on the frames that all marked, and the model's rank with an interval;
     - ``reader_groups``: mean Dice of each group; intervals are over patients, for these very readers;
     - ``model_less_reader`` and ``model_less_reader_group``: paired differences of Dice, p-values and effect sizes, the permutation
@@ -157,6 +183,7 @@ def write_reader_results(study: ReaderStudy, output: str | Path, *, about: Mappi
             rows.append([frame.name, frame.group, name, *("" if np.isnan(cell) else f"{cell:.6f}" for cell in cells)])
     write_table(output / "per_frame.csv", header, rows)
     write_reader_page(results, write_reader_figures(study.classes, results, output), output)
+    write_text(output / "readers.md", readers_markdown(results))
     write_json(output / "results.json", results)
     return results
 

@@ -12,7 +12,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
     parser.add_argument("models", nargs="+", metavar="MODEL", help="run folder, model folder or Hub id; at least two")
     parser.add_argument("--data", required=True, help="dataset folder or Hub id")
-    parser.add_argument("--output", type=Path, required=True, help="new folder for comparison.html and a report of each model")
+    parser.add_argument(
+        "--output", type=Path, required=True, help="new folder for comparison.html, comparison.md and a report of each model"
+    )
+    parser.add_argument("--time", action="store_true", help="measure the time of a frame, the models in turns on the same frames")
     add_dataset(parser)
     add_device(parser)
 
@@ -24,5 +27,7 @@ def run(arguments: argparse.Namespace) -> str:
 
     model_names(arguments.models)  # before anything is loaded
     models = [open_on(source, arguments.device) for source in arguments.models]
-    text = compare_models(models, arguments.data, arguments.output, part=arguments.part, split_by=arguments.split_by)
-    return f"{text}\ncomparison.html, comparison.csv, panel.png and a folder for each model are in {arguments.output}"
+    text = compare_models(
+        models, arguments.data, arguments.output, part=arguments.part, split_by=arguments.split_by, time=arguments.time
+    )
+    return f"{text}\ncomparison.html, comparison.md, the numbers and a folder for each model are in {arguments.output}"

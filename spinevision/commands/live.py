@@ -36,6 +36,12 @@ def configure(parser: argparse.ArgumentParser) -> None:
         metavar="FRAMES",
         help="of a cascade: its gate also shuts after this many frames below that probability (default: %(default)s)",
     )
+    parser.add_argument(
+        "--alert",
+        metavar="CLASS=FRACTION",
+        help="alert while a class covers this share of the field of view, as bleeding=0.2; off below half of it, or as in "
+        "bleeding=0.2:0.15",
+    )
 
 
 def run(arguments: argparse.Namespace) -> str:
@@ -48,6 +54,7 @@ def run(arguments: argparse.Namespace) -> str:
     from contextlib import ExitStack
 
     from spinevision.commands.options import open_optimized
+    from spinevision.inference.alert import AlertSettings
     from spinevision.inference.live_video import VideoPredictor
     from spinevision.inference.steady import GateSettings
     from spinevision.models.segmenter import SpineSegmenter
@@ -55,6 +62,7 @@ def run(arguments: argparse.Namespace) -> str:
     from spinevision.video import VideoReader, VideoWriter, is_address
 
     gate = GateSettings(arguments.gate_shut, arguments.gate_frames)
+    alert = AlertSettings.parse(arguments.alert) if arguments.alert else None
     source = int(arguments.source) if arguments.source.isdecimal() else arguments.source
     if arguments.record is not None:
         VideoWriter(arguments.record, rate=25)  # refuses the name before anything is loaded
@@ -67,6 +75,8 @@ def run(arguments: argparse.Namespace) -> str:
             raise ValueError(
                 f"{loaded.source} tells only whether something is there; live shows masks, so give a segmenter or cascade"
             )
+        if alert is not None:
+            alert.check(model.labels)
         predictor = VideoPredictor(model, drop=True, gate=gate, smoothing=arguments.smoothing)
         shown = predictor(source if file is None else paced(file))
         title = f"{loaded.source} · {_name(source)}"
@@ -74,7 +84,7 @@ def run(arguments: argparse.Namespace) -> str:
         if arguments.window and page:
             raise ValueError("--host and --port are for the page; leave out --window")
         if arguments.window or (not page and can_open_window()):
-            return show_window(shown, model.labels, title, record=arguments.record)
+            return show_window(shown, model.labels, title, record=arguments.record, alert=alert)
         return show_page(
             shown,
             model.labels,
@@ -83,6 +93,7 @@ def run(arguments: argparse.Namespace) -> str:
             port=8787 if arguments.port is None else arguments.port,
             record=arguments.record,
             wait_for_viewer=file is not None,
+            alert=alert,
         )
 
 

@@ -22,9 +22,14 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", help="cpu, cuda, cuda:1, mps (default: a GPU where there is one)")
 
 
-def add_dataset(parser: argparse.ArgumentParser) -> None:
-    """Which frames of a dataset, and what is independent in it."""
-    parser.add_argument("--part", choices=["train", "validation", "test", "all"], help="which frames (default: test)")
+def add_dataset(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """Which frames of a dataset, of one part or of several, and what is independent in it."""
+    parser.add_argument(
+        "--part",
+        choices=["train", "validation", "test", "all"],
+        nargs="+" if several else None,
+        help=f"which frames (default: test){'; several are scored one by one' if several else ''}",
+    )
     parser.add_argument("--split-by", choices=["patient", "sequence"], help="unit of the intervals (default: the coarsest known)")
 
 

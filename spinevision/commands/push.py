@@ -54,7 +54,8 @@ def run(arguments: argparse.Namespace) -> str:
 
     if arguments.space and arguments.create_pr:
         raise ValueError("a Space shows a commit, which a pull request is not yet; push the Space once it is merged")
-    model = open_model(arguments.model).model
+    loaded = open_model(arguments.model)
+    model = loaded.model
     source = Path(arguments.model)
     folder = source / "model" if (source / "model" / CONFIG).is_file() else source
     known: dict[str, Any] = {}
@@ -69,6 +70,8 @@ def run(arguments: argparse.Namespace) -> str:
         _ask(known, needed)
     if missing := [f"{_QUESTIONS[name][0]} ({_QUESTIONS[name][1]})" for name in needed if known.get(name) in (None, "")]:
         raise ModelFolderError(f"this must be said of {'trained' if model.trained else 'all'} weights first: {'; '.join(missing)}")
+    if loaded.splits and loaded.splits.note:
+        known["validation"] = loaded.splits.note
     license_name = known.pop("license", None)
     check_publishable(model_config(model, license_name, known))
     if source.is_dir():

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from spinevision.data.table import CLASSES_COLUMN, COLUMNS, cell_text
+from spinevision.data.table import CLASSES_COLUMN, COLUMNS, MADE_COLUMNS, cell_text
 
 _MEANING = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
-_RESERVED = frozenset({"", "file_name", "mask_file_name", CLASSES_COLUMN, *COLUMNS})
+_RESERVED = frozenset({"", "file_name", "mask_file_name", CLASSES_COLUMN, *MADE_COLUMNS, *COLUMNS})
 EXPECTED = "0, 1, true, false, yes, no, or nothing where it is not known"
 
 

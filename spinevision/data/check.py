@@ -210,9 +210,11 @@ def check_dataset(root: str, *, split_by: Unit | None = None, seed: int = 0) -> 
     Raises:
         DatasetError: nothing there that could be read as a dataset.
     """
-    manifest = read_manifest(root)
+    manifest = read_manifest(root, unlabelled=True)
     report = inspect(manifest)
     problems, notes = list(report.problems), list(report.notes)
+    if not manifest.rows and not manifest.columns:
+        notes.append("no frame has a mask yet, so nothing can be learnt from this dataset; see `spinevision data suggest`")
     problems += [f"{name} belongs to no frame; add its frame, name it in the table or delete it" for name in manifest.stray_masks]
     if manifest.unlisted_frames:
         notes.append(f"frames that the table does not name, so that they are not used: {listed(manifest.unlisted_frames)}")
@@ -246,7 +248,8 @@ def _description(manifest: Manifest, report: DatasetReport) -> list[str]:
         groups.append(counted(len(known), unit) if known else f"{unit}s not known")
     left_out = f" ({counted(manifest.unlabelled, 'frame')} without a mask left out)" if manifest.unlabelled else ""
     if manifest.answered:
-        left_out = f", {manifest.unlabelled} without, of which {len(manifest.answered)} have answers in columns"
+        answers = sum(bool(row.presence) for row in manifest.answered)
+        left_out = f", {manifest.unlabelled} without, of which {answers} have answers in columns"
     sizes = [f"{w}x{h} ({n})" for (h, w), n in Counter(entry.size for entry in report.frames if entry.size).most_common()]
     frames_with: Counter[int] = Counter()
     pixels: Counter[int] = Counter()

@@ -19,8 +19,8 @@ from spinevision.data.clips import ClipDataset, ClipSettings
 from spinevision.data.dataset import Feed, FrameDataset, collate
 from spinevision.data.manifest import DatasetError, Manifest, Row, Unit, read_manifest
 from spinevision.data.presence import PresenceDataset, check_presence_labels
-from spinevision.data.sampling import BalancedSampler, EvaluationSampler
-from spinevision.data.splits import Splits, split_frames
+from spinevision.data.sampling import BalancedSampler, EvaluationSampler, PositiveSampler
+from spinevision.data.splits import SplitBy, Splits, split_frames
 from spinevision.data.wording import counted
 from spinevision.labels import PRESENCE, LabelSpace
 from spinevision.preprocess import Preprocess
@@ -46,7 +46,8 @@ class SpineDataModule(LightningDataModule):
     Args:
         root: dataset folder, Hub id ("org/name" or "org/name@revision"), or a table or stream of ``datasets``. From the Hub every
             file is of one commit, with the token that is logged in; with another token give ``load_dataset(..., token=...)``.
-        split_by: ``patient`` or ``sequence``; None takes patients, or sequences where no patient is known.
+        split_by: ``patient`` or ``sequence``; None takes patients, or sequences where no patient is known; ``frame`` only together
+            with ``leak_frames_of_one``.
         fractions: shares of frames for train, validation and test, as in Peng et al. 2023; a ``split`` column wins over them.
         seed: of the split and of the draws of ``positive_fraction``.
         batch_size: frames, or clips, a step and process; our default.
@@ -55,7 +56,11 @@ class SpineDataModule(LightningDataModule):
         classes: mask values and class names; None reads the folder's ``classes.json``.
         clips: how sequences are cut, for a model that takes clips.
         positive_fraction: expected share of training frames (clips) that hold any foreground of the model's labels, drawn with
-            replacement, as many an epoch as there are; None takes each once an epoch, in random order.
+            replacement, as many an epoch as there are; 1 takes those alone, each once an epoch, in random order; None takes every
+            frame once an epoch. Validation and test always hold every frame.
+        leak_frames_of_one: ``patient`` or ``sequence``, with ``split_by: frame``: frames of one of these stand in training and in
+            validation, to show how much too good the numbers of such a split are; the test part shares none with either. It is
+            written into everything that comes of it.
 
     Raises:
         DatasetError: at set-up, for every way in which the data cannot be used.
@@ -65,7 +70,7 @@ class SpineDataModule(LightningDataModule):
     def __init__(
         self,
         root: str | Path | datasets.Dataset | datasets.DatasetDict | datasets.IterableDataset | datasets.IterableDatasetDict,
-        split_by: Unit | None = None,
+        split_by: SplitBy | None = None,
         fractions: Sequence[float] = (0.65, 0.175, 0.175),
         seed: int = 0,
         batch_size: int = 8,
@@ -74,17 +79,19 @@ class SpineDataModule(LightningDataModule):
         classes: dict[int, str] | str | Path | None = None,
         clips: ClipSettings = ClipSettings(),  # noqa: B008
         positive_fraction: float | None = None,
+        leak_frames_of_one: Unit | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise DatasetError(f"batch_size must be at least 1, found {batch_size}")
-        if positive_fraction is not None and not 0 < positive_fraction < 1:
-            raise DatasetError(f"positive_fraction must lie between 0 and 1, or be null, found {positive_fraction}")
+        if positive_fraction is not None and not 0 < positive_fraction <= 1:
+            raise DatasetError(f"positive_fraction must be above 0 and at most 1, or be null, found {positive_fraction}")
         self.root, self.split_by, self.fractions, self.seed = root, split_by, tuple(fractions), seed
         self.batch_size, self.classes = batch_size, classes
         self.num_workers = num_workers
         self.augment = Augment.from_settings(augment) if isinstance(augment, AugmentSettings) else augment
         self.clips, self.positive_fraction = clips, positive_fraction
+        self.leak_frames_of_one = leak_frames_of_one
         self.spec: InputSpec | None = None
         self._feeds: dict[str, Feed] = {}
 
@@ -106,7 +113,13 @@ class SpineDataModule(LightningDataModule):
     @cached_property
     def splits(self) -> Splits:
         """Train, validation and test, of all frames; :meth:`rows` are those for the model."""
-        return split_frames(self.manifest, split_by=self.split_by, fractions=self.fractions, seed=self.seed)
+        return split_frames(
+            self.manifest,
+            split_by=self.split_by,
+            fractions=self.fractions,
+            seed=self.seed,
+            leak_frames_of_one=self.leak_frames_of_one,
+        )
 
     @property
     def labels(self) -> LabelSpace:
@@ -120,6 +133,14 @@ class SpineDataModule(LightningDataModule):
         rows = self.splits.parts[part]
         presence = self.spec is not None and self.spec.target == "presence"
         return rows if presence else tuple(row for row in rows if row.mask is not None)
+
+    def learnt(self) -> list[Row]:
+        """The frames that a fit learns from: the train part, without the frames that ``positive_fraction`` 1 passes over."""
+        feed = self._feeds["train"]
+        if not isinstance(feed, (FrameDataset, PresenceDataset)):
+            return list(self.rows("train"))
+        seen = feed.positive(self.report.values) if self.positive_fraction == 1 else [True] * len(feed)
+        return [row for row, kept in zip(feed.rows, seen, strict=True) if kept]
 
     def setup(self, stage: str) -> None:
         """Read and check the data, and match it with the trainer's model."""
@@ -203,7 +224,10 @@ class SpineDataModule(LightningDataModule):
             return None if world == 1 else EvaluationSampler(feed, rank, world)  # type: ignore[arg-type]
         if self.positive_fraction is None:
             return None
-        return BalancedSampler(feed.positive(self.report.values), self.positive_fraction, self.seed, rank, world)
+        positive = feed.positive(self.report.values)
+        if self.positive_fraction == 1:
+            return PositiveSampler(positive, self.seed, rank, world)
+        return BalancedSampler(positive, self.positive_fraction, self.seed, rank, world)
 
     def _loader(self, part: str) -> DataLoader:
         assert self.spec is not None and self.trainer is not None, "setup() comes first"
@@ -211,7 +235,7 @@ class SpineDataModule(LightningDataModule):
         single = (self.spec.frames or 1) == 1
         sampler = self._sampler(part, feed)
         workers = min(8, max(1, (os.cpu_count() or 1) // world)) if self.num_workers is None else self.num_workers
-        share = -(-len(feed) // world)  # of each process in training
+        share = -(-len(feed) // world) if sampler is None else len(sampler)  # of each process in training
         return DataLoader(
             feed,  # type: ignore[arg-type]
             batch_size=self.batch_size,

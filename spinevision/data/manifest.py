@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from spinevision.data.answers import EXPECTED, read_answers
 from spinevision.data.found import DatasetError, FoundFrame, TableImage
 from spinevision.data.hub_table import codes_of, frames_of_table, load_table
-from spinevision.data.table import COLUMNS, cell_text, read_table
+from spinevision.data.table import COLUMNS, MADE_COLUMNS, cell_text, read_table
 from spinevision.data.wording import counted, listed
 from spinevision.hub.dataset_repo import is_hub_id
 from spinevision.images import FRAME_SUFFIXES
@@ -33,7 +33,8 @@ _LAYOUT = "the folders images/ and masks/ and a metadata.csv with the columns fi
 class Row:
     """One frame of a dataset; an empty text means unknown.
 
-    ``presence`` is what the table says of classes that are in the frame or not, by the name of the class.
+    ``presence`` is what the table says of classes that are in the frame or not, by the name of the class. A frame that was ``made``
+    from others (an altered copy, or a generator's work) may be learnt from, and nothing may be measured on it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Row:
     frame_index: int | None
     part: str
     presence: Mapping[str, bool] = field(default_factory=dict, hash=False)
+    made: bool = False
 
     def group(self, unit: Unit) -> str:
         """The patient, or the sequence where no patient is known or sequences are asked for; empty when neither is known."""
@@ -112,6 +114,7 @@ def read_manifest(
     classes: Mapping[int, str] | str | Path | None = None,
     *,
     token: str | bool | None = None,
+    unlabelled: bool = False,
 ) -> Manifest:
     """Read a dataset folder, a ``datasets`` table or stream, or a dataset on the Hub ("org/name" or "org/name@revision").
 
@@ -126,6 +129,7 @@ def read_manifest(
         classes: pixel values and class names, or a path to such a JSON file; by default the dataset's own ``classes.json``, on the
             Hub from the same commit as the frames, or what a table that was pushed says of itself.
         token: for the Hub; None for the one that is logged in, False for none.
+        unlabelled: take a dataset of which nothing is known yet, no mask and no answer, for its frames alone.
 
     Raises:
         DatasetError: nothing usable there, or the Hub cannot be reached; the sentence says what is missing.
@@ -136,16 +140,16 @@ def read_manifest(
         table, classes_file = load_table(root, token)
         repo_id = root.partition("@")[0]
         frames, told = frames_of_table(table, repo_id)
-        return _manifest(repo_id, frames, codes or _codes(classes_file) or codes_of(told, repo_id))
+        return _manifest(repo_id, frames, codes or _codes(classes_file) or codes_of(told, repo_id), unlabelled=unlabelled)
     if folder is None:
         source = "the dataset given"
         frames, told = frames_of_table(root, source)
-        return _manifest(source, frames, codes or codes_of(told, source))
+        return _manifest(source, frames, codes or codes_of(told, source), unlabelled=unlabelled)
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; give a dataset folder with {_LAYOUT}, or a Hub id")
     if codes is None and (folder / "classes.json").exists():
         codes = _codes(folder / "classes.json")
-    return _from_folder(folder, codes)
+    return _from_folder(folder, codes, unlabelled)
 
 
 def _codes(classes: Mapping[int, str] | str | Path | None) -> MaskCodes | None:
@@ -197,7 +201,7 @@ def found_frames(folder: Path) -> list[FoundFrame]:
     return found
 
 
-def _from_folder(folder: Path, codes: MaskCodes | None) -> Manifest:
+def _from_folder(folder: Path, codes: MaskCodes | None, unlabelled: bool) -> Manifest:
     found = found_frames(folder)
     names = {frame.name for frame in found}
     mask_names = {frame.mask.relative_to(folder).as_posix() for frame in found if isinstance(frame.mask, Path)}
@@ -205,7 +209,7 @@ def _from_folder(folder: Path, codes: MaskCodes | None) -> Manifest:
         tuple(entry for path in _files(folder / part) if (entry := path.relative_to(folder).as_posix()) not in known)
         for part, known in (("images", names), ("masks", mask_names))
     )
-    return _manifest(str(folder), found, codes, unlisted, stray)
+    return _manifest(str(folder), found, codes, unlisted, stray, unlabelled=unlabelled)
 
 
 def _pair_by_name(folder: Path) -> list[tuple[int, dict[str, Any]]]:
@@ -261,23 +265,32 @@ def to_row(frame: FoundFrame, presence: Mapping[str, bool]) -> Row:
     part = _PART_NAMES.get(split.lower()) if split else ""
     if part is None:
         raise DatasetError(f"{frame.place} ({frame.name}): split must be train, validation, test or empty, found {split!r}")
-    return Row(frame.name, frame.image, frame.mask, patient, sequence, int(number) if index else None, part, presence)
+    made = any(cell_text(frame.record.get(column)) not in ("", "0") for column in MADE_COLUMNS)
+    return Row(frame.name, frame.image, frame.mask, patient, sequence, int(number) if index else None, part, presence, made)
 
 
 def _manifest(
-    source: str, found: Sequence[FoundFrame], codes: MaskCodes | None, unlisted: tuple[str, ...] = (), stray: tuple[str, ...] = ()
+    source: str,
+    found: Sequence[FoundFrame],
+    codes: MaskCodes | None,
+    unlisted: tuple[str, ...] = (),
+    stray: tuple[str, ...] = (),
+    *,
+    unlabelled: bool,
 ) -> Manifest:
     answers = read_answers([(frame.place, frame.record) for frame in found])
     told = list(zip(found, answers.rows, strict=True))
     rows = tuple(to_row(frame, presence) for frame, presence in told if frame.mask is not None)
     answered = tuple(to_row(frame, presence) for frame, presence in told if frame.mask is None and presence)
-    unlabelled = len(found) - len(rows)
-    manifest = Manifest(source, rows, codes, unlabelled, unlisted, stray, answered, answers.columns, answers.others)
+    if unlabelled and not rows and not answered:
+        answered = tuple(to_row(frame, {}) for frame in found)
+    bare = len(found) - len(rows)
+    manifest = Manifest(source, rows, codes, bare, unlisted, stray, answered, answers.columns, answers.others)
     if not answered:
         manifest.require_masks()
-    if unlabelled:
+    if bare and (rows or any(row.presence for row in answered)):
         use = f", but for classifiers {len(answered)} of them, through {listed(answers.columns)}" if answered else ""
-        logger.info("%s: %s without a mask left out%s", source, counted(unlabelled, "frame"), use)
+        logger.info("%s: %s without a mask left out%s", source, counted(bare, "frame"), use)
     if stray:
         logger.warning("%s: masks that belong to no frame, so that they are not used: %s", source, listed(stray))
     return manifest

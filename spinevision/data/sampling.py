@@ -62,3 +62,30 @@ class BalancedSampler(DistributedSampler):
         negatives, positives = (kind[(draws[1] * len(kind)).long()] for kind in self._kinds)
         drawn = torch.where(draws[0] < self._fraction, positives, negatives)
         return iter(drawn[self.rank :: self.num_replicas].tolist())
+
+
+class PositiveSampler(DistributedSampler):
+    """Takes every positive training frame, or clip, once an epoch in random order, and no other.
+
+    The processes share an epoch; where it does not divide, a few frames come twice, as with torch's own sampler.
+
+    Args:
+        positive: which frames are positive, bool (N,).
+        seed: of the orders; each epoch has another.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        DatasetError: no positive frame.
+    """
+
+    def __init__(self, positive: np.ndarray, seed: int, rank: int, world_size: int) -> None:
+        if not positive.any():
+            raise DatasetError(
+                f"positive_fraction 1 trains on frames with foreground alone, and none of {len(positive)} holds any; leave it out"
+            )
+        self._positives = np.flatnonzero(positive)
+        super().__init__(self._positives, num_replicas=world_size, rank=rank, shuffle=True, seed=seed)  # type: ignore[arg-type]
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(self._positives[[*super().__iter__()]].tolist())

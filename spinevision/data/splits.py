@@ -1,4 +1,4 @@
-"""Train, validation and test parts: by patient, by sequence where no patient is known, never by frame."""
+"""Train, validation and test parts: by patient, by sequence where no patient is known, by frame only as a leak on purpose."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -16,23 +16,46 @@ from spinevision.data.wording import counted, listed
 
 logger = logging.getLogger(__name__)
 
+SplitBy = Literal["patient", "sequence", "frame"]
 _DRAWS = 64
 
 
 @dataclass(frozen=True)
 class Splits:
-    """The frames of each part, and the unit that never stands on two sides."""
+    """The frames of each part, and the unit that never stands on two sides.
+
+    Args:
+        unit: of that kind are the groups.
+        parts: ``train``, ``validation`` and ``test``.
+        leaks: training and validation share groups, as asked; the test part shares none with either.
+    """
 
     unit: Unit
     parts: dict[str, tuple[Row, ...]]
+    leaks: bool = False
+
+    @property
+    def note(self) -> str | None:
+        """What must be said of everything that came of a split that leaks; None for one that does not."""
+        return leak_note(self.unit) if self.leaks else None
 
     def groups(self, part: str) -> list[str]:
         """The patients or sequences of a part, sorted."""
         return sorted_groups(row.group(self.unit) for row in self.parts[part])
 
 
+def leak_note(unit: Unit) -> str:
+    """What a split by frame does to the numbers, in words."""
+    return f"validation frames are of the same {unit}s as training frames: not a measure of unseen {unit}s"
+
+
 def split_frames(
-    manifest: Manifest, *, split_by: Unit | None = None, fractions: Sequence[float] = (0.65, 0.175, 0.175), seed: int = 0
+    manifest: Manifest,
+    *,
+    split_by: SplitBy | None = None,
+    fractions: Sequence[float] = (0.65, 0.175, 0.175),
+    seed: int = 0,
+    leak_frames_of_one: Unit | None = None,
 ) -> Splits:
     """Divide a manifest into train, validation and test.
 
@@ -40,25 +63,36 @@ def split_frames(
     and of 64 seeded draws the one whose frame counts come nearest to the fractions is kept; with few groups several seeds can
     therefore give the same parts. What was decided is logged.
 
+    A split by frame, which shows how much too good the numbers of such a split are, first draws these parts; the test part stays
+    as it is, and the other frames are divided anew between training and validation, at random, whoever they are of.
+
     Args:
         manifest: its ``frames`` are divided, with a mask or not, so that segmenters and classifiers get the same parts.
-        split_by: ``sequence`` divides by sequence although patients are known (said in the log); None takes the coarsest known.
+        split_by: ``sequence`` divides by sequence although patients are known (said in the log); None takes the coarsest known;
+            ``frame`` only together with ``leak_frames_of_one``.
         fractions: shares of frames for train, validation and test; the default is that of Peng et al. 2023. 0 leaves a part empty.
         seed: of the draw, a whole number from 0.
+        leak_frames_of_one: ``patient`` or ``sequence``: frames of one of these stand in training and in validation, none of which
+            stands in the test part.
 
     Raises:
         DatasetError: no patient and no sequence known, a patient on two sides, too few groups for the parts asked, or an argument
             that cannot be.
     """
-    _check_arguments(split_by, fractions, seed)
-    unit = split_by or manifest.unit
+    _check_arguments(split_by, fractions, seed, leak_frames_of_one)
+    unit = leak_frames_of_one or (None if split_by == "frame" else split_by) or manifest.unit
     _check_groups(manifest, unit)
     if any(row.part for row in manifest.frames):
         parts = _given_parts(manifest, unit, fractions, seed)
     else:
         parts = _draw(manifest.frames, unit, dict(zip(PARTS, fractions, strict=True)), seed, manifest.source)
-    splits = Splits(unit, {part: tuple(rows) for part, rows in parts.items()})
+    if leak_frames_of_one:
+        parts |= _mixed(parts, fractions, seed, manifest.source)
+    _refuse_made(manifest, parts)
+    splits = Splits(unit, {part: tuple(rows) for part, rows in parts.items()}, leaks=leak_frames_of_one is not None)
     logger.info("%s", _told(manifest, splits))
+    if splits.note:
+        logger.warning("%s", splits.note)
     return splits
 
 
@@ -72,9 +106,16 @@ def number_order(name: str) -> tuple[list[int | str], str]:
     return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)], name
 
 
-def _check_arguments(split_by: Unit | None, fractions: Sequence[float], seed: int) -> None:
-    if split_by not in (None, *get_args(Unit)):
-        raise DatasetError(f"split_by must be patient or sequence, found {split_by!r}; frames of one recording are never divided")
+def _check_arguments(split_by: SplitBy | None, fractions: Sequence[float], seed: int, leak: Unit | None) -> None:
+    if split_by not in (None, *get_args(SplitBy)):
+        raise DatasetError(f"split_by must be patient or sequence, found {split_by!r}")
+    if leak not in (None, *get_args(Unit)):
+        raise DatasetError(f"leak_frames_of_one must be patient or sequence, or be left out, found {leak!r}")
+    if (split_by == "frame") != (leak is not None):
+        raise DatasetError(
+            "split_by: frame puts frames of one patient on two sides, so that validation tells nothing of unseen patients; to show "
+            "by how much, give it together with leak_frames_of_one: patient (or sequence); else split by patient or sequence"
+        )
     if len(fractions) != 3 or min(fractions) < 0 or abs(sum(fractions) - 1) > 1e-6 or fractions[0] == 0:
         raise DatasetError(
             "fractions must be three shares for train, validation and test that sum to 1, the first above 0, "
@@ -82,6 +123,17 @@ def _check_arguments(split_by: Unit | None, fractions: Sequence[float], seed: in
         )
     if seed < 0:
         raise DatasetError(f"seed must be a whole number from 0, found {seed}")
+
+
+def _refuse_made(manifest: Manifest, parts: dict[str, list[Row]]) -> None:
+    """Nothing is measured on frames that were made from others, nor do copies of what is measured on teach."""
+    made = [row.name for part in ("validation", "test") for row in parts[part] if row.made]
+    if made:
+        raise DatasetError(
+            f"{counted(len(made), 'frame')} of {manifest.source} that were made from others stand in the validation or test part, "
+            f"such as {made[0]}; they may stand in train alone: give the table a split column (as `spinevision data expand` and "
+            "`spinevision data augment` write it), and leave them out of a split by frame"
+        )
 
 
 def _check_groups(manifest: Manifest, unit: Unit) -> None:
@@ -139,6 +191,23 @@ def _refuse_shared(parts: dict[str, list[Row]], unit: Unit) -> None:
         )
 
 
+def _mixed(parts: dict[str, list[Row]], fractions: Sequence[float], seed: int, source: str) -> dict[str, list[Row]]:
+    """Training and validation frames divided anew, one by one."""
+    if not parts["test"]:
+        raise DatasetError(
+            f"a split of {source} by frame tells something of the test part alone, which is empty; give it a share in fractions "
+            "or rows in the split column"
+        )
+    pool = [row for part in ("train", "validation") for row in parts[part]]
+    pool.sort(key=lambda row: number_order(row.name))
+    count = round(len(pool) * fractions[1] / (fractions[0] + fractions[1]))
+    drawn = set(np.random.default_rng(seed).permutation(len(pool))[:count].tolist())
+    return {
+        "train": [row for index, row in enumerate(pool) if index not in drawn],
+        "validation": [row for index, row in enumerate(pool) if index in drawn],
+    }
+
+
 def _draw(rows: Sequence[Row], unit: Unit, fractions: dict[str, float], seed: int, source: str) -> dict[str, list[Row]]:
     sizes = Counter(row.group(unit) for row in rows)
     names, wanted = sorted_groups(sizes), [part for part, share in fractions.items() if share > 0]
@@ -185,4 +254,5 @@ def _told(manifest: Manifest, splits: Splits) -> str:
         f"{part} {counted(len(rows), 'frame')} of {counted(len(splits.groups(part)), splits.unit)}"
         for part, rows in splits.parts.items()
     )
-    return f"split by {splits.unit}{reason}: {', '.join(sizes)}"
+    kind = f"the test part split off by {splits.unit}{reason}, the rest divided by frame" if splits.leaks else None
+    return f"{kind or f'split by {splits.unit}{reason}'}: {', '.join(sizes)}"

@@ -17,6 +17,7 @@ from spinevision.data.manifest import Row, table_rows
 from spinevision.data.splits import number_order
 from spinevision.files import write_json
 from spinevision.images import FRAME_SUFFIXES, read_frame, write_image
+from spinevision.inference.alert import AlertSettings
 from spinevision.inference.live_video import VideoPredictor
 from spinevision.inference.steady import GateSettings
 from spinevision.inference.video_folder import MaskFormat, predict_video
@@ -50,6 +51,7 @@ def predict_to_folder(
     overlay: bool = True,
     smoothing: int = 1,
     gate: GateSettings | None = GateSettings(),  # noqa: B008 - a constant
+    alert: AlertSettings | None = None,
     progress: bool = True,
 ) -> int:
     """Run a model over an image, a folder of images (with its sub-folders) or a video.
@@ -64,7 +66,7 @@ def predict_to_folder(
     field of view that it covers, 0 to 1. Files are named as the images are, without their ending, in the same sub-folders.
     For a video, whose masks are named by frame number: ``overlay.mp4`` with the sound and the times of the video; ``frames.csv``:
     frame, ``time_s`` (seconds), of a cascade ``presence``, the share of each class, ``latency_ms`` (from when the frame's turn came
-    to its mask); and ``timeline.png``, their plot.
+    to its mask), and where one was asked for ``alert`` (1 while it is on); and ``timeline.png``, their plot.
     After an error in the middle, the masks, overlays and areas of the frames (or clips) before it stay, and the overlay of a video
     too where the video is what broke off, or Ctrl-C was pressed; after other errors it does not.
 
@@ -76,21 +78,24 @@ def predict_to_folder(
         overlay: draw and write overlays.
         smoothing: of a video, mean of the logits of this many frames; 1 is none.
         gate: of a video and a cascade, when its gate shuts; None judges each frame by itself.
+        alert: of a video, when a class covers too much of the view; None gives none.
         progress: show a progress bar.
 
     Returns:
         The number of frames.
 
     Raises:
-        ValueError: nothing to read there, a damaged file, two images whose masks would have one name, or an option of videos for
-            something else.
+        ValueError: nothing to read there, a damaged file, an alert of a class that the model lacks, two images whose masks would
+            have one name, or an option of videos for something else.
     """
     source, output, count = Path(source), Path(output), 0
+    if alert is not None:
+        alert.check(model.labels)
     if is_video(source):
         predictor = VideoPredictor(model, smoothing=smoothing, gate=gate)
-        return predict_video(predictor, model, source, output, masks=masks, overlay=overlay, progress=progress)
-    if masks != "png" or smoothing != 1:
-        raise ValueError(f"masks as a video and smoothing are for a video, and {source} is none; leave them out")
+        return predict_video(predictor, model, source, output, masks=masks, overlay=overlay, alert=alert, progress=progress)
+    if masks != "png" or smoothing != 1 or alert is not None:
+        raise ValueError(f"masks as a video, smoothing and an alert are for a video, and {source} is none; leave them out")
     names = list(model.labels.foreground.values())
     with ExitStack() as stack:
         found = _open(source, output, stack, clips=model.window_length > 1)

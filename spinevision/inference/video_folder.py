@@ -11,6 +11,7 @@ import numpy as np
 from rich.progress import track
 
 from spinevision.files import write_json
+from spinevision.inference.alert import AlertSettings
 from spinevision.inference.channel import Worker
 from spinevision.inference.live_video import VideoPrediction, VideoPredictor
 from spinevision.inference.timeline import Timeline
@@ -40,6 +41,7 @@ def predict_video(
     masks: MaskFormat,
     overlay: bool,
     progress: bool,
+    alert: AlertSettings | None = None,
 ) -> int:
     """Predict a video file and write what :func:`spinevision.inference.predictor.predict_to_folder` says.
 
@@ -55,7 +57,7 @@ def predict_video(
         video = stack.enter_context(VideoReader(source))
         output.mkdir(parents=True, exist_ok=True)
         stack.callback(timeline.write, output / "timeline.png")
-        write = stack.enter_context(_Output(model, video, output, timeline, masks, overlay))
+        write = stack.enter_context(_Output(model, video, output, timeline, masks, overlay, alert))
         encoder = stack.enter_context(Worker(write, "encode", kept))
 
         def draw(shown: VideoPrediction) -> None:
@@ -76,9 +78,18 @@ class _Output:
     """The overlay, the lossless masks, the table and the timeline; called with one frame after the other."""
 
     def __init__(
-        self, model: SpineSegmenter, video: VideoReader, output: Path, timeline: Timeline, masks: MaskFormat, overlay: bool
+        self,
+        model: SpineSegmenter,
+        video: VideoReader,
+        output: Path,
+        timeline: Timeline,
+        masks: MaskFormat,
+        overlay: bool,
+        alert: AlertSettings | None,
     ) -> None:
         self._cascade = isinstance(model, SpineCascade)
+        self._alert = None if alert is None else alert.start()
+        self._watched = 0 if alert is None else timeline.names.index(alert.name)
         self._timeline, self._output, self._stack = timeline, output, ExitStack()
         rate = video.info.rate
         self._movie = VideoWriter(output / "overlay.mp4", rate=rate, sound=video) if overlay else None
@@ -90,8 +101,8 @@ class _Output:
         # Not under a temporary name: after an error it tells of the frames there are.
         table = self._stack.enter_context((self._output / "frames.csv").open("w", newline="", encoding="utf-8"))
         self._table: Any = csv.writer(table, lineterminator="\n")
-        presence = ["presence"] if self._cascade else []
-        self._table.writerow(["frame", "time_s", *presence, *map(safe_cell, self._timeline.names), "latency_ms"])
+        presence, alert = ["presence"] if self._cascade else [], ["alert"] if self._alert else []
+        self._table.writerow(["frame", "time_s", *presence, *map(safe_cell, self._timeline.names), "latency_ms", *alert])
         for writer in (self._movie, self._masks):
             if writer is not None:
                 self._stack.enter_context(writer)
@@ -105,7 +116,8 @@ class _Output:
             self._masks.write(prediction.mask, shown.time_s)
         presence = [f"{prediction.presence:.6f}"] if self._cascade else []
         areas = [f"{area:.6f}" for area in drawn.areas]
-        self._table.writerow([f"{shown.index:06d}", f"{shown.time_s:.6f}", *presence, *areas, f"{shown.latency_ms:.3f}"])
+        alert = [] if self._alert is None else [int(self._alert(drawn.areas[self._watched]))]
+        self._table.writerow([f"{shown.index:06d}", f"{shown.time_s:.6f}", *presence, *areas, f"{shown.latency_ms:.3f}", *alert])
         self._timeline.add(shown.time_s, drawn.areas, prediction.presence)
 
     def __exit__(self, *error: Any) -> None:

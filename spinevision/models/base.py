@@ -51,7 +51,7 @@ class SpineModel(WeightHistory, LightningModule, ABC):
     WEIGHTS: ClassVar[tuple[WeightFamily, ...]] = ()
     """The published layouts that fill them."""
     INTER_FRAME: ClassVar[tuple[str, ...]] = ()
-    """The parts of a clip model that only clips use."""
+    """The parts of a clip model that only clips use; those that are None in a network were left out of it."""
     LOSS: ClassVar[LossName] = "cross_entropy"
     """The loss of settings that name none."""
     MONITOR: ClassVar[tuple[str, str]] = ("val/loss", "min")
@@ -182,12 +182,13 @@ class SpineModel(WeightHistory, LightningModule, ABC):
             return
         if self.runtime is not None:
             raise ValueError("this is an inference copy, which cannot be trained; train the model that it was made from")
-        if self.settings.stills and not self.INTER_FRAME:
+        if self.settings.stills and self.clip_length is None:
             raise ValueError(
                 f"training.stills is for models that take clips, and {type(self).__name__} takes single frames; leave it out"
             )
         self.settings = replace(self.settings, loss=self.settings.loss or self.LOSS)
-        parts = [*self.settings.freeze, *(self.INTER_FRAME if self.settings.stills else ())]
+        clips_only = [part for part in self.INTER_FRAME if self.settings.stills and getattr(self.network, part) is not None]
+        parts = [*self.settings.freeze, *clips_only]
         frozen = frozen_modules(self.network, parts, self.ENCODER)
         for module in self._frozen:  # of an earlier fit
             module.requires_grad_(True)

@@ -14,6 +14,9 @@ concatenation.
 42,060,884 parameters at width 64 and 5 frames, as many as the published network uses; its fourth stage and classifier,
 17,047,304 parameters that it never runs, are not built. Otherwise every tensor has its counterpart of the same shape.
 
+The ablation of the paper switches its two parts off: without the frame weights 41,927,203 parameters, without the gates as well
+(the paper's baseline, B*) 40,827,555; a gate left out passes its map on as it is.
+
 Deviations: logits, where the reference ends in a sigmoid; any frame size and clip length, where the reference takes 5 frames of
 256x448 only (at that size the computation is the same): frames are padded to a multiple of 16, tables of positions
 interpolated, and a side of one pixel is not pooled. The paper is binary; more classes get one logit each, all multiplied by the
@@ -26,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +39,7 @@ from spinevision.encoders.res2net import RES2NET_WEIGHTS, STRIDE
 from spinevision.labels import LabelSpace
 from spinevision.layers.channel_attention import ChannelSelfAttention
 from spinevision.layers.conv import DoubleConv
-from spinevision.layers.frame_attention import InterFrameAttention
+from spinevision.layers.frame_attention import InterFrameAttention, check_frames
 from spinevision.layers.normalized_attention import remember
 from spinevision.layers.resampling import crop_back
 from spinevision.models.pnsnet import COARSE_GRID, PUBLISHED_SIZE, Memory, TwoLevelNetwork, single_frames, to_frames
@@ -59,13 +62,14 @@ class GatedUpLevel(nn.Module):
     Args:
         channels: channels of the skip and of the output; the coarser feature has twice as many.
         grid: height and width of the skip at the published size, for the gate.
+        gated: with the gate, or without.
     """
 
-    def __init__(self, channels: int, grid: tuple[int, int]) -> None:
+    def __init__(self, channels: int, grid: tuple[int, int], gated: bool = True) -> None:
         super().__init__()
         self.up = nn.ConvTranspose2d(2 * channels, channels, kernel_size=2, stride=2)
         self.block = DoubleConv(2 * channels, channels, bias=False)
-        self.gate = ChannelSelfAttention(channels, grid)
+        self.gate = ChannelSelfAttention(channels, grid) if gated else nn.Identity()
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
         """``(B, 2 channels, h, w)`` and ``(B, channels, H, W)`` to ``(B, channels, H, W)``; H is 2h or 2h + 1, or h = H = 1."""
@@ -77,20 +81,21 @@ class GatedUpLevel(nn.Module):
 
 
 class GatedUNet(nn.Module):
-    """FUnet's branch: a U-Net of five levels on a feature map, each decoder level gated.
+    """FUnet's branch: a U-Net of five levels on a feature map, each decoder level gated unless told otherwise.
 
     Args:
         channels: channels in and out.
         width: channels of the first level, doubled at each of the four below; a multiple of 8.
         grid: height and width of the map at the published size.
+        gated: with the gates, or without.
     """
 
-    def __init__(self, channels: int, width: int, grid: tuple[int, int]) -> None:
+    def __init__(self, channels: int, width: int, grid: tuple[int, int], gated: bool = True) -> None:
         super().__init__()
         widths = level_widths(width)
         grids = [(grid[0] >> level, grid[1] >> level) for level in range(4)]
         self.encoder = nn.ModuleList(DoubleConv(before, after, bias=False) for before, after in pairwise((channels, *widths)))
-        self.decoder = nn.ModuleList(GatedUpLevel(widths[level], grids[level]) for level in (3, 2, 1, 0))
+        self.decoder = nn.ModuleList(GatedUpLevel(widths[level], grids[level], gated) for level in (3, 2, 1, 0))
         self.out = nn.Conv2d(width, channels, kernel_size=1)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -113,6 +118,8 @@ class FUNetNetwork(TwoLevelNetwork):
         out_channels: classes.
         frames: how many frames the frame weights are decided from together, 2 to 64.
         width: of the backbone and of the U-Net branch; a multiple of 8 from 8 to 256.
+        inter_frame_attention: with the frame weights, or without, so that no frame knows of another.
+        channel_attention: with the gates in the U-Net branch, or without.
 
     A mask at threshold 0.5, or of the largest logit, does not depend on the weights; with ``inter_frame`` set to None an
     inference copy leaves them out.
@@ -121,10 +128,18 @@ class FUNetNetwork(TwoLevelNetwork):
         ValueError: another width or number of frames.
     """
 
-    def __init__(self, out_channels: int = 1, frames: int = 5, width: int = 64) -> None:
+    def __init__(
+        self,
+        out_channels: int = 1,
+        frames: int = 5,
+        width: int = 64,
+        inter_frame_attention: bool = True,
+        channel_attention: bool = True,
+    ) -> None:
         super().__init__(out_channels, width, single_pixel=SINGLE_PIXEL)
-        self.branch = GatedUNet(self.high_channels, width, COARSE_GRID)
-        self.inter_frame: InterFrameAttention | None = InterFrameAttention(self.low_channels, frames)
+        check_frames(frames)
+        self.branch = GatedUNet(self.high_channels, width, COARSE_GRID, channel_attention)
+        self.inter_frame = InterFrameAttention(self.low_channels, frames) if inter_frame_attention else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Segment frames or clips.
@@ -179,6 +194,8 @@ class FUNet(SpineSegmenter):
         labels: class names; one is binary, more are multiclass with the background first.
         frames: frames of a clip, 2 to 64; it answers clips of any length.
         width: of the backbone and of the U-Net branch; a multiple of 8 from 8 to 256, 64 as published.
+        inter_frame_attention: False leaves out the weights that the frames of a clip decide together ("IFA" in the paper).
+        channel_attention: False leaves out the gates of the U-Net branch ("CSA"). Without both it is the paper's baseline, B*.
         preprocess: how frames are prepared; None takes 256x448, as published, but keeps the aspect.
 
     Raises:
@@ -196,8 +213,16 @@ class FUNet(SpineSegmenter):
         *,
         frames: int = 5,
         width: int = 64,
+        inter_frame_attention: bool = True,
+        channel_attention: bool = True,
         preprocess: Preprocess | None = None,
     ) -> None:
         labels = LabelSpace.of(labels)
-        network = FUNetNetwork(labels.channels, frames, width)
-        super().__init__(labels, network, preprocess or Preprocess(PUBLISHED_SIZE), {"frames": frames, "width": width})
+        arguments: dict[str, Any] = {
+            "frames": frames,
+            "width": width,
+            "inter_frame_attention": inter_frame_attention,
+            "channel_attention": channel_attention,
+        }
+        network = FUNetNetwork(labels.channels, **arguments)
+        super().__init__(labels, network, preprocess or Preprocess(PUBLISHED_SIZE), arguments)

@@ -17,6 +17,7 @@ from spinevision.hub.card import render_card
 from spinevision.hub.config import ModelConfig, ModelFolderError, listed
 from spinevision.hub.endpoint import endpoint_files
 from spinevision.hub.folder import CARD, CONFIG, RESULTS, read_config, read_golden, read_tensors, write_model_folder
+from spinevision.hub.migrations import with_later
 from spinevision.hub.results import public_results, read_results
 from spinevision.hub.transport import resolve
 from spinevision.labels import LabelSpace
@@ -176,6 +177,7 @@ def load_checkpoint(kind: type[M], path: str | Path) -> M:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         record, arguments = checkpoint["spinevision"], dict(checkpoint["hyper_parameters"])
+        arguments = with_later({**record, "arguments": arguments})["arguments"]  # a checkpoint does not say its format
         config = ModelConfig(
             architecture=record["architecture"],
             labels=tuple(arguments.pop("labels")),

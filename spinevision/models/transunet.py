@@ -238,7 +238,7 @@ class TransUNet(SpineSegmenter):
         image_size: side of the square frame that the position table is made for, in pixels: a multiple of 16 up to 2048. Frames of
             any size can be given; the table is interpolated for them.
         width: channels of the first convolution, a multiple of 4 up to 256; all channels of ResNet and decoder follow it.
-        hidden_size: features of a token, a multiple of ``heads`` up to 4096.
+        hidden_size: features of a token, a multiple of ``heads`` up to 4096; None takes 12 times the width, 768 as published.
         layers: of the transformer, 1 to 48.
         heads: attention heads, 1 to 64.
         dropout: of the embedded tokens and in the MLPs; 0.1 as published.
@@ -258,7 +258,7 @@ class TransUNet(SpineSegmenter):
         *,
         image_size: int = 224,
         width: int = 64,
-        hidden_size: int = 768,
+        hidden_size: int | None = None,
         layers: int = 12,
         heads: int = 12,
         dropout: float = 0.1,
@@ -268,7 +268,7 @@ class TransUNet(SpineSegmenter):
         arguments: dict[str, Any] = {
             "image_size": image_size,
             "width": width,
-            "hidden_size": hidden_size,
+            "hidden_size": 12 * width if hidden_size is None else hidden_size,
             "layers": layers,
             "heads": heads,
             "dropout": dropout,

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from spinevision.inference.alert import AlertSettings
 from spinevision.labels import LabelSpace
 from spinevision.serving.packet import Picture, encode
 from spinevision.structures import MaskPrediction
@@ -68,9 +69,11 @@ class Shown:
         serial: counts the frames on the board from 1.
         frame: what came from the source.
         captured_s: when, on the clock of ``time.monotonic``.
+        alert: what an alert says of it; empty without one.
     """
 
-    def __init__(self, serial: int, frame: LiveFrame, captured_s: float) -> None:
+    def __init__(self, serial: int, frame: LiveFrame, captured_s: float, alert: str = "") -> None:
+        self.alert = alert
         self.serial = serial
         self.frame = frame
         self.captured_s = captured_s
@@ -112,9 +115,12 @@ class Board:
     Args:
         labels: of the model.
         title: what is shown, for people.
+        alert: when a class covers too much of the view; None gives no alert.
     """
 
-    def __init__(self, labels: LabelSpace, title: str) -> None:
+    def __init__(self, labels: LabelSpace, title: str, alert: AlertSettings | None = None) -> None:
+        self._watched = alert.name if alert else ""
+        self._alert = alert.start() if alert else None
         self.labels = labels
         self.title = title
         self.session = secrets.token_hex(8)
@@ -135,6 +141,10 @@ class Board:
         if self._sample is None or not np.array_equal(sample, self._sample):
             self._sample, self._changed_s = sample.copy(), now_s
         self.latencies.add(frame.latency_ms)
+        alert = ""
+        if self._alert is not None:
+            area = frame.prediction.area_fraction[self._watched]
+            alert = f"{self._watched} covers {area:.0%} of the view" if self._alert(area) else ""
         serial = 1 if self.newest is None else self.newest.serial + 1
         if serial == 1:
             self._first_s = now_s
@@ -142,7 +152,7 @@ class Board:
             self._arrived_s = now_s
             if not self.over:
                 self.state = "live"
-            self.newest = Shown(serial, frame, now_s - frame.latency_ms / 1000)
+            self.newest = Shown(serial, frame, now_s - frame.latency_ms / 1000, alert)
             self._news.notify_all()
 
     def end(self, state: Literal["ended", "lost"], message: str) -> None:

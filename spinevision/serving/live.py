@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event, Thread
 from types import GeneratorType
 
+from spinevision.inference.alert import AlertSettings
 from spinevision.labels import LabelSpace
 from spinevision.serving.board import Board, LiveFrame
 from spinevision.serving.recorder import Recorder
@@ -31,6 +32,7 @@ def show_page(
     port: int = 8787,
     record: Path | None = None,
     wait_for_viewer: bool = False,
+    alert: AlertSettings | None = None,
 ) -> str:
     """Show frames on a page until they end or Ctrl-C; its address is logged.
 
@@ -42,6 +44,7 @@ def show_page(
         port: likewise; 0 takes a free one.
         record: MP4 file for the overlay.
         wait_for_viewer: take the first frame only when the page has been opened.
+        alert: when a class covers too much of the view, or None.
 
     Returns:
         One line: frames, dropped, latency; a second one of a recording.
@@ -50,7 +53,7 @@ def show_page(
         ValueError: the page cannot be served.
         OSError, ValueError: the source was lost, or the recording failed; the viewers have been told.
     """
-    board = Board(labels, title)
+    board = Board(labels, title, alert)
     with LiveServer(board, host, port) as server, _recording(record) as recorder:
         if not is_loopback(host):
             _log.warning("everyone who can reach %s sees the picture: no password, nothing is encrypted", server.address)
@@ -70,7 +73,9 @@ def show_page(
     return _report(board, recorder)
 
 
-def show_window(frames: Iterable[LiveFrame], labels: LabelSpace, title: str, *, record: Path | None = None) -> str:
+def show_window(
+    frames: Iterable[LiveFrame], labels: LabelSpace, title: str, *, record: Path | None = None, alert: AlertSettings | None = None
+) -> str:
     """Show frames in a window until it is closed or Ctrl-C; after the last frame it stays, and says that it is the last.
 
     Args:
@@ -78,6 +83,7 @@ def show_window(frames: Iterable[LiveFrame], labels: LabelSpace, title: str, *, 
         labels: of the model.
         title: what is shown, for people.
         record: MP4 file for the overlay.
+        alert: as :func:`show_page` has it.
 
     Returns:
         As :func:`show_page`.
@@ -90,7 +96,7 @@ def show_window(frames: Iterable[LiveFrame], labels: LabelSpace, title: str, *, 
         from spinevision.serving.window import LiveWindow
     except ImportError as error:
         raise ValueError(f"this Python opens no windows ({error}); use --page") from error
-    board, stop, failures = Board(labels, title), Event(), list[BaseException]()
+    board, stop, failures = Board(labels, title, alert), Event(), list[BaseException]()
 
     def play() -> None:
         try:

@@ -201,5 +201,6 @@ def _header(board: Board, shown: Shown | None, drawn_ms: float) -> dict[str, Any
     if shown is not None:
         frame = shown.frame
         header |= {"serial": shown.serial, "index": frame.index, "time_s": round(frame.time_s, 3), "dropped": frame.dropped}
+        header["alert"] = shown.alert
         header |= {"captured_s": shown.captured_s, "latency_ms": round(frame.latency_ms, 1), "delay_ms": round(frame.delay_ms, 1)}
     return header

@@ -16,7 +16,7 @@ from spinevision.serving.board import BEHIND_MS, Board, Shown
 
 _TICK_MS = 10
 _WINDOW_S = 5.0
-_DARK, _INK, _ALARM, _FROZEN, _NOTICE = "#060708", "#e6e9ec", "#b3261e", "#1b5fa8", "#39424b"
+_DARK, _INK, _ALARM, _FROZEN, _NOTICE, _ALERT = "#060708", "#e6e9ec", "#b3261e", "#1b5fa8", "#39424b", "#9a5b00"
 _KEYS = "space freezes   s saves   o overlay   1-9 a class   + - opacity   q closes"
 
 
@@ -148,6 +148,7 @@ class LiveWindow:
         problem = self._board.problem()
         if problem is None and self._latencies_ms and not self._frozen and self._latencies_ms[-1][1] > BEHIND_MS:
             problem = f"Late. The picture is {self._latencies_ms[-1][1] / 1000:.1f} s behind"
+        alert = self._shown.alert if self._shown is not None else ""
         if self._stale != (problem is not None):
             self._stale = problem is not None
             self._draw()
@@ -155,9 +156,11 @@ class LiveWindow:
             self._banner.configure(text=problem, background=_NOTICE if self._board.state in ("waiting", "ended") else _ALARM)
         elif self._frozen:
             self._banner.configure(text="FROZEN, not live", background=_FROZEN)
+        elif alert:
+            self._banner.configure(text=f"Alert: {alert}", background=_ALERT)
         elif self._bare:
             self._banner.configure(text="Overlay hidden", background=_NOTICE)
-        if problem is None and not self._frozen and not self._bare:
+        if problem is None and not self._frozen and not self._bare and not alert:
             self._banner.pack_forget()
         elif not self._banner.winfo_ismapped():
             self._banner.pack(fill="x", before=self._picture)

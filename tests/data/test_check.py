@@ -256,3 +256,17 @@ def test_many_groups_are_shortened(make_dataset: MakeDataset) -> None:
 def test_an_empty_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["data", "check", str(tmp_path)]) == 2
     assert "holds no frames; expected the folders images/ and masks/" in capsys.readouterr().err
+
+
+def test_a_folder_of_frames_alone_can_be_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for index in range(3):
+        Image.fromarray(np.full((40, 50, 3), 60 * index, np.uint8)).save(tmp_path / "images" / f"{index}.png")
+    rows = "\n".join(f"images/{index}.png,,S{index},{index}" for index in range(3))
+    (tmp_path / "metadata.csv").write_text(f"file_name,mask_file_name,sequence_id,frame_index\n{rows}\n")
+    text, sound = check_dataset(str(tmp_path))
+    assert sound
+    assert "no frames with a mask, 3 without, of which 0 have answers" in text
+    assert "no frame has a mask yet" in text
+    with pytest.raises(DatasetError, match="has no frame with a mask"):
+        read_manifest(tmp_path)

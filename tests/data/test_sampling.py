@@ -16,7 +16,7 @@ from tiny_models import TinyClassifier, TinyClips, trainer
 from spinevision import SpineDataModule
 from spinevision.data.clips import ClipSettings
 from spinevision.data.manifest import DatasetError
-from spinevision.data.sampling import BalancedSampler
+from spinevision.data.sampling import BalancedSampler, PositiveSampler
 
 MakeDataset = Callable[..., Path]
 
@@ -66,10 +66,27 @@ def test_frames_of_one_kind_cannot_be_balanced(positive: list[bool]) -> None:
         BalancedSampler(np.array(positive), 0.5, 0, 0, 1)
 
 
-@pytest.mark.parametrize("fraction", [0, 1, -0.1, 1.5])
+@pytest.mark.parametrize("fraction", [0, -0.1, 1.5])
 def test_a_share_outside_its_range_is_refused(fraction: float) -> None:
-    with pytest.raises(DatasetError, match="positive_fraction must lie between 0 and 1"):
+    with pytest.raises(DatasetError, match="positive_fraction must be above 0 and at most 1"):
         SpineDataModule("anywhere", positive_fraction=fraction)
+
+
+def test_processes_share_the_positive_frames_and_take_no_other() -> None:
+    positive = np.arange(30) % 3 == 0
+    orders = []
+    for epoch in range(2):
+        shares = []
+        for rank in range(2):
+            sampler = PositiveSampler(positive, 0, rank, 2)
+            sampler.set_epoch(epoch)
+            shares.append(list(sampler))
+            assert len(shares[-1]) == len(sampler) == 5
+        assert sorted(shares[0] + shares[1]) == np.flatnonzero(positive).tolist()
+        orders.append(shares)
+    assert orders[0] != orders[1]
+    with pytest.raises(DatasetError, match="none of 4 holds any; leave it out"):
+        PositiveSampler(np.zeros(4, bool), 0, 0, 1)
 
 
 # Through the data module
@@ -104,6 +121,18 @@ def test_frames_that_hold_the_class_are_drawn_more_often(rare: Path, kind: str) 
     share = sum(names[f"images/a_{index}.png"] for index in (27, 28, 29)) / 300
     assert share == pytest.approx(0.5, abs=5 * math.sqrt(0.25 / 300))
     assert len({tuple(batch.names) for batch in model.batches["train"]}) == 50, "each epoch draws anew"
+
+
+def test_a_fraction_of_one_takes_positive_frames_alone_and_each_once(rare: Path) -> None:
+    model = TinyClips(frames=None)
+    with_epochs(2).fit(model, SpineDataModule(rare, batch_size=2, num_workers=0, augment=None, positive_fraction=1.0))
+    # Two of three an epoch: a last batch of one frame is left out, as always.
+    assert Counter(len(batch.names) for batch in model.batches["train"]) == {2: 2}
+    assert set(drawn_names(model)) <= {f"images/a_{index}.png" for index in (27, 28, 29)}
+    assert len(model.batches["validation"][0].names) > 0
+    model = TinyClips(frames=None)
+    trainer().fit(model, SpineDataModule(rare, batch_size=3, num_workers=0, augment=None, positive_fraction=1.0))
+    assert sorted(drawn_names(model)) == [f"images/a_{index}.png" for index in (27, 28, 29)]
 
 
 def test_clips_with_any_positive_frame_are_drawn_more_often(rare: Path) -> None:

@@ -1,4 +1,4 @@
-"""Splits: whole patients, or whole sequences where no patient is known, and never a frame's neighbour on the other side."""
+"""Splits: whole patients, or whole sequences where no patient is known; a frame's neighbour on the other side only if asked for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from spinevision.data.manifest import PARTS, DatasetError, Manifest, Row
+from spinevision.data.manifest import PARTS, DatasetError, Manifest, Row, read_manifest
 from spinevision.data.splits import Splits, sorted_groups, split_frames
 
 
@@ -186,7 +186,15 @@ def test_advice_is_given_only_where_it_helps() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"split_by": "frame"}, "split_by must be patient or sequence, found 'frame'"),
+        ({"split_by": "image"}, "split_by must be patient or sequence, found 'image'"),
+        ({"split_by": "frame"}, "split_by: frame puts frames of one patient on two sides.* together with leak_frames_of_one"),
+        ({"leak_frames_of_one": "patient"}, "split_by: frame puts frames of one patient on two sides"),
+        ({"split_by": "patient", "leak_frames_of_one": "patient"}, "split_by: frame puts frames of one patient on two sides"),
+        ({"split_by": "frame", "leak_frames_of_one": "frame"}, "leak_frames_of_one must be patient or sequence"),
+        (
+            {"split_by": "frame", "leak_frames_of_one": "patient", "fractions": (0.8, 0.2, 0)},
+            "of the test part alone, which is empty",
+        ),
         ({"fractions": (0.5, 0.5)}, "three shares"),
         ({"fractions": (0.5, 0.2, 0.2)}, "sum to 1"),
         ({"fractions": (1.2, -0.1, -0.1)}, "sum to 1"),
@@ -199,6 +207,50 @@ def test_arguments_that_cannot_be(arguments: dict, sentence: str) -> None:
         split_frames(manifest_of(*frames(P1=4, P2=4, P3=4)), **arguments)
 
 
+@pytest.mark.parametrize("unit", ["patient", "sequence"])
+def test_a_leak_asked_for_spares_the_test_part_and_says_so(unit: str, caplog: pytest.LogCaptureFixture) -> None:
+    rows = [(f"P{i % 6}" if unit == "patient" else "P", f"s{i % 6}") for i in range(600)]
+    shares = (0.6, 0.2, 0.2)
+    honest = split_frames(manifest_of(*rows), split_by=unit, fractions=shares)
+    assert (honest.leaks, honest.note) == (False, None)
+    caplog.clear()
+    splits = split_frames(manifest_of(*rows), split_by="frame", leak_frames_of_one=unit, fractions=shares)
+    assert splits.parts["test"] == honest.parts["test"]
+    assert placed(splits).keys() == placed(honest).keys()
+    assert sum(map(len, splits.parts.values())) == 600
+    assert set(splits.groups("train")) == set(splits.groups("validation"))  # with this many frames nobody is missing
+    assert not set(splits.groups("test")) & set(splits.groups("train"))
+    assert len(splits.parts["validation"]) == round((600 - len(splits.parts["test"])) / 4)
+    assert splits.note == f"validation frames are of the same {unit}s as training frames: not a measure of unseen {unit}s"
+    assert [record.message for record in caplog.records if record.levelno == logging.WARNING] == [splits.note]
+    again = split_frames(manifest_of(*rows), split_by="frame", leak_frames_of_one=unit, fractions=shares)
+    assert placed(again) == placed(splits)
+
+
+def test_a_leak_keeps_the_test_part_of_the_split_column() -> None:
+    rows = [(f"P{i % 5}", "", "test" if i % 5 == 0 else "train") for i in range(50)]
+    splits = split_frames(manifest_of(*rows), split_by="frame", leak_frames_of_one="patient")
+    assert splits.groups("test") == ["P0"]
+    assert splits.groups("validation") and set(splits.groups("validation")) <= set(splits.groups("train"))
+
+
 def test_patients_asked_for_where_none_is_known() -> None:
     with pytest.raises(DatasetError, match="the set names no patient"):
         split_frames(manifest_of(*(("", f"s{i}") for i in range(8))), split_by="patient")
+
+
+@pytest.mark.parametrize("column", ["augmented", "generated"])
+@pytest.mark.parametrize("part", ["validation", "test"])
+def test_nothing_is_measured_on_frames_that_were_made(column: str, part: str, tmp_path: Path) -> None:
+    table = [["file_name", "mask_file_name", "patient_id", "split", column]]
+    for index, where in enumerate(("train", "train", "validation", "test")):
+        table.append([f"images/{index}.png", f"masks/{index}.png", f"P{index}", where, "1" if index == 0 else ""])
+    text = "\n".join(",".join(row) for row in table)
+    (tmp_path / "metadata.csv").write_text(text)
+    manifest = read_manifest(tmp_path)
+    assert [row.made for row in manifest.rows] == [True, False, False, False]
+    assert manifest.columns == ()  # it is no answer
+    assert len(split_frames(manifest).parts["train"]) == 2
+    (tmp_path / "metadata.csv").write_text(text.replace("P0,train", f"P0,{part}"))
+    with pytest.raises(DatasetError, match="1 frame .* made from others .*images/0.png"):
+        split_frames(read_manifest(tmp_path))

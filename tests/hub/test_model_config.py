@@ -20,7 +20,7 @@ def test_every_key_is_written_in_full_and_comes_back(tmp_path, config):
     data = config.to_dict()
     assert data == {
         "library": "spinevision",
-        "format_version": 2,
+        "format_version": 3,
         "library_version": "1.2.3",
         "model_type": "spinevision",
         "architectures": ["UNet"],
@@ -62,6 +62,18 @@ def test_the_first_format_is_still_read(tmp_path, config):
         read_config(write(tmp_path, {**json.loads(FIRST_FORMAT), "treshold": 1}))
     with pytest.raises(ModelFolderError, match="missing key threshold"):
         read_config(write(tmp_path, {key: value for key, value in json.loads(FIRST_FORMAT).items() if key != "threshold"}))
+
+
+def test_before_the_third_format_there_was_one_funet(tmp_path, config):
+    funet = {"architecture": "FUNet", "arguments": {"frames": 5, "width": 8}}
+    whole = {"inter_frame_attention": True, "channel_attention": True}
+    for version in (1, 2):
+        data = {**config.to_dict(), **funet, "architectures": ["FUNet"], "format_version": version}
+        assert read_config(write(tmp_path, data)).arguments == {"frames": 5, "width": 8, **whole}
+        data |= {"architecture": "SpineCascade", "architectures": ["SpineCascade"], "arguments": {"segmenter": funet, "gate": 0.5}}
+        assert read_config(write(tmp_path, data)).arguments["segmenter"]["arguments"] == {"frames": 5, "width": 8, **whole}
+    now = {**config.to_dict(), **funet, "architectures": ["FUNet"]}
+    assert read_config(write(tmp_path, now)).arguments == funet["arguments"]  # and the model will say what is missing
 
 
 def test_multiclass_labels_are_their_own_table(config):
@@ -130,8 +142,8 @@ def test_a_value_of_the_wrong_kind_is_refused(config, changes, said):
     ("changes", "said"),
     [
         ({"library": "timm"}, "not a spinevision model"),
-        ({"format_version": 3}, "upgrade spinevision"),
-        ({"format_version": 3, "new_key": 1}, "upgrade spinevision"),
+        ({"format_version": 4}, "upgrade spinevision"),
+        ({"format_version": 4, "new_key": 1}, "upgrade spinevision"),
         ({"model_type": "bert"}, "model_type is 'bert', but the rest makes it 'spinevision'"),
         ({"format_version": 0}, "format_version must be"),
         ({"format_version": True}, "format_version must be"),

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 from network_checks import count, settle
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spinevision.models.funet import FUNetNetwork, GatedUNet, pool
+from spinevision.inference.runtime import optimize
+from spinevision.models.funet import FUNet, FUNetNetwork, GatedUNet, pool
+from spinevision.preprocess import Preprocess
 
 
 def test_published_parameter_counts() -> None:
@@ -136,3 +140,73 @@ def test_without_the_part_between_frames_nothing_is_weighed_and_nothing_remember
     assert not torch.allclose(weighed[0], stills)
     torch.testing.assert_close(logits, stills[3:])
     assert memory == ()
+
+
+ABLATION = ({"inter_frame_attention": False, "channel_attention": False}, {"channel_attention": False})
+
+
+@pytest.mark.parametrize("arguments", ABLATION, ids=["base", "ifa"])
+def test_the_ablation_leaves_out_its_parts_and_nothing_else(arguments: dict[str, bool]) -> None:
+    with torch.device("meta"):
+        whole = {name: tensor.shape for name, tensor in FUNetNetwork().state_dict().items()}
+        less = {name: tensor.shape for name, tensor in FUNetNetwork(**arguments).state_dict().items()}
+    gates = {name for name in whole if name.startswith("branch.decoder.") and ".gate." in name}
+    weights = {name for name in whole if name.startswith("inter_frame.")} if "inter_frame_attention" in arguments else set()
+    assert len(gates) == 4 * 4
+    assert less == {name: shape for name, shape in whole.items() if name not in gates | weights}
+
+
+def test_without_gates_the_branch_is_the_one_whose_gates_are_open() -> None:
+    gated, plain = settle(GatedUNet(4, 8, (16, 28))), GatedUNet(4, 8, (16, 28), gated=False).eval()
+    plain.load_state_dict({name: tensor for name, tensor in gated.state_dict().items() if ".gate." not in name})
+    for level in gated.decoder:
+        level.gate.norm.weight.data.zero_()
+        level.gate.norm.bias.data.fill_(100.0)  # its sigmoid is 1
+    x = torch.randn(2, 4, 17, 35)
+    with torch.no_grad():
+        torch.testing.assert_close(plain(x), gated(x))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", ABLATION, ids=["base", "ifa"])
+def test_the_ablation_streams_trains_on_stills_and_comes_back(arguments: dict[str, bool], tmp_path: Path) -> None:
+    preprocess = Preprocess((32, 48))
+    model = FUNet(["nerve"], width=8, frames=3, preprocess=preprocess, **arguments)
+    model.settings = type(model.settings)(stills=True)
+    model.setup("fit")
+    learning = model.network(torch.randn(2, 3, 32, 48)).square().mean()
+    learning.backward()
+    assert all((p.grad is not None) == p.requires_grad for p in model.parameters())
+    model.settings = type(model.settings)()
+    model.setup("fit")
+    settle(model.network)
+    model.save_pretrained(tmp_path / "model")
+    loaded = FUNet.from_pretrained(tmp_path / "model")
+    clip = torch.randn(1, 4, 3, 32, 48)
+    with torch.no_grad():
+        expected, memory, streamed = model(clip), (), []
+        assert torch.equal(loaded(clip), expected)
+        for frame in clip.unbind(1):
+            logits, memory = model.network.stream(frame, memory)
+            streamed.append(logits)
+        last = model(clip[:, 1:])[:, -1]
+        stills = model(clip[0])
+    torch.testing.assert_close(streamed[-1], last)
+    meet = "inter_frame_attention" not in arguments
+    assert torch.allclose(stills, expected[0], atol=1e-6) is not meet
+    assert bool(memory) is meet
+    if not meet:
+        copy = optimize(model, compile=False)  # which compares its answers, of clip and stream, with the model's
+        torch.testing.assert_close(copy(clip), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_a_checkpoint_from_before_the_ablation_is_the_whole_network(tmp_path: Path) -> None:
+    model = FUNet(["nerve"], width=8, frames=3)
+    told = {name: value for name, value in model.hparams.items() if not name.endswith("_attention")}
+    assert len(told) == len(model.hparams) - 2
+    checkpoint = {"state_dict": model.state_dict(), "hyper_parameters": told}
+    model.on_save_checkpoint(checkpoint)
+    torch.save(checkpoint, tmp_path / "best.ckpt")
+    loaded = FUNet.from_checkpoint(tmp_path / "best.ckpt")
+    assert loaded.arguments == model.arguments
+    assert all(torch.equal(tensor, loaded.state_dict()[name]) for name, tensor in model.state_dict().items())

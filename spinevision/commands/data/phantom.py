@@ -17,6 +17,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes", choices=["nerve", "tissue"], default="nerve", help="one class or several (default: %(default)s)"
     )
+    parser.add_argument(
+        "--empty",
+        type=float,
+        default=0.25,
+        metavar="SHARE",
+        help="share of each patient's frames without nerve, 0 to 1 (default: %(default)s; in the test of Rhee 2025 0.64)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="another seed draws other patients (default: %(default)s)")
 
 
@@ -30,6 +37,7 @@ def run(arguments: argparse.Namespace) -> str:
         frames=arguments.frames,
         size=tuple(arguments.size),
         classes=arguments.classes,
+        empty_fraction=arguments.empty,
         seed=arguments.seed,
         progress=True,
     )

@@ -197,6 +197,8 @@ function count() {
   if (newest === null) return;
   setText("dropped", String(newest.dropped));
   setText("delay", newest.delay_ms > 0 ? `By smoothing the mask lags ${newest.delay_ms.toFixed(0)} ms more.` : "");
+  at("alert").hidden = newest.alert === ""; // of the source, even where the picture is frozen
+  setText("alert-detail", newest.alert);
   setText("missed", missed > 0 ? `${missed} more not drawn here: this browser was slower than the source.` : "");
   if (picture === null) return;
   const { presence, areas } = picture.header; // of what is on show, frozen or not
