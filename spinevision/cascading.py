@@ -54,7 +54,7 @@ def make_cascade(
         The results, for people.
 
     Raises:
-        UsageError: models of another kind, or runs that divided the dataset differently.
+        UsageError: models of another kind, runs that divided the dataset differently, or one whose validation frames leak.
         DatasetError: data that cannot be used, or without a known validation or test part.
         ValueError: parts that cannot work together.
     """
@@ -64,6 +64,12 @@ def make_cascade(
     if not isinstance(classifier, SpineClassifier) or not isinstance(segmenter, SpineSegmenter):
         kinds = f"{type(classifier).__name__} and {type(segmenter).__name__}"
         raise UsageError(f"a cascade is a classifier and then a segmenter, found {kinds}; give the two in this order")
+    for loaded in (first, second):
+        if loaded.splits is not None and loaded.splits.leaks:
+            raise UsageError(
+                f"{loaded.source} was trained with validation frames of its own {loaded.splits.unit}s, on which no gate can be "
+                "chosen; train it with a split by patient"
+            )
     cascade = SpineCascade.from_parts(classifier, segmenter)
     manifest = read_manifest(data)
     manifest.require_masks()

@@ -99,7 +99,8 @@ def compare_models(
     parts, tellers, unit = agreed_parts(loaded, data, frames, manifest.unit)
     told_by = " and ".join(dict.fromkeys(filter(None, tellers))) or None
     part, rows, note = choose_frames(parts, told_by, frames, part, data)
-    notes = [note] if note else []
+    leaks = [f"{name}: {one.splits.note}" for name, one in zip(names, loaded, strict=True) if one.splits and one.splits.note]
+    notes = [*([note] if note else []), *leaks]
     untold = [name for name, teller in zip(names, tellers, strict=True) if teller is None]
     if untold and told_by:
         notes.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,14 @@ def test_runs_that_divided_the_data_differently_are_refused(runs: tuple[Path, Pa
     with pytest.raises(UsageError, match=r"divided .* differently.*same data\.seed"):
         make_cascade(open_on(str(runs[0]), "cpu"), open_on(str(other), "cpu"), str(data), tmp_path / "out", 0.9)
     assert not (tmp_path / "out").exists()
+
+
+def test_no_gate_is_chosen_on_validation_frames_that_leak(runs: tuple[Path, Path], data: Path, tmp_path: Path) -> None:
+    first, second = (open_on(str(run), "cpu") for run in runs)
+    assert first.splits is not None
+    leaking = replace(first, splits=replace(first.splits, leaks=True))
+    with pytest.raises(UsageError, match="validation frames of its own patients"):
+        make_cascade(leaking, second, str(data), tmp_path / "out", 0.9)
 
 
 @pytest.mark.slow

@@ -7,6 +7,7 @@ import io
 import json
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -201,7 +202,8 @@ def test_runs_that_divided_the_data_differently_are_refused(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_models_without_a_split_use_the_column_or_all_frames(tmp_path: Path) -> None:
-    models = [loaded(RedModel(LABELS), "a"), loaded(shifted(1), "b")]
+    leaking = RunSplits("patient", {}, leaks=True)
+    models = [replace(loaded(RedModel(LABELS), "a"), splits=leaking), loaded(shifted(1), "b")]
     column = dataset(tmp_path / "column", 3, ["train"] * 6 + ["test"] * 3)
     compare_models(models, str(column), tmp_path / "one")
     found = json.loads((tmp_path / "one" / "comparison.json").read_text())
@@ -211,6 +213,7 @@ def test_models_without_a_split_use_the_column_or_all_frames(tmp_path: Path) -> 
     found = json.loads((tmp_path / "all" / "comparison.json").read_text())
     assert (found["frames"], found["unit"], found["data"]["part"]) == (9, "sequence", "all")
     assert "no split is known" in found["data"]["notes"][0]
+    assert found["data"]["notes"][1].startswith("a: validation frames are of the same patients as training frames")
     assert "fewer than 6" in text
     page = Page(tmp_path / "all" / "comparison.html")
     page.check()

@@ -26,7 +26,8 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 def test_every_example_is_tested() -> None:
-    systems = {path.stem.removeprefix("test_").removesuffix("_system") for path in (Path(__file__).parent / "systems").glob("test_*.py")}
+    tests = (Path(__file__).parent / "systems").glob("test_*.py")
+    systems = {path.stem.removeprefix("test_").removesuffix("_system") for path in tests}
     assert {path.stem for path in EXAMPLES.glob("*.py")} - systems == {"predict_frame", "fine_tune", "new_architecture"}
 
 
