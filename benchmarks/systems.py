@@ -87,9 +87,7 @@ def phantoms(example: ModuleType, folder: Path) -> list[str]:
         if name == "data":
             classes = "tissue" if example.__name__ in ("lumbar_tissue", "bleeding") else "nerve"
             empty = 0.64 if example.__name__ == "bess_nerve" else 0.25  # the first is the share in the paper's test frames
-            data = write_phantoms(
-                folder / "data", patients=12, frames=12, size=(128, 160), classes=classes, empty_fraction=empty
-            )
+            data = write_phantoms(folder / "data", patients=12, frames=12, size=(128, 160), classes=classes, empty_fraction=empty)
             if example.__name__ == "bleeding":
                 keep_blood(data)
             inputs.append(str(data))
