@@ -6,6 +6,7 @@
 The first takes what `examples/bleeding.py` takes before its output folder, and writes ``benchmarks/results/system-bleeding.md``,
 the plots beside it and both into ``docs/systems/bleeding.md``. The second runs the example on generated scenes and renews the
 pictures of frames there: no frame of a patient gets into the documentation. Without options the networks are paper-sized.
+``--aside NAME`` leaves the page as it is and writes ``benchmarks/results/system-bleeding-NAME.md`` alone.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main() -> int:
     parser.add_argument("system", choices=SYSTEMS)
     parser.add_argument("inputs", nargs="*", metavar="INPUT")
     parser.add_argument("--phantom", action="store_true", help="on generated scenes")
+    parser.add_argument("--aside", metavar="NAME", help="a further dataset, with results of its own and no place on the page")
     chosen, options = parser.parse_known_args()
     example = load(chosen.system)
     with tempfile.TemporaryDirectory(prefix="spinevision-") as scratch:
@@ -57,20 +59,20 @@ def main() -> int:
                 return status
             took.append((name_of(words), (time.perf_counter() - start) / 60, (processor_s() - used) / 60))
         page = PAGES / f"{chosen.system}.md"
-        text = page.read_text()
         if chosen.phantom:
-            text = put_pictures(text, chosen.system, example.FRAMES, output)
-        else:
-            tables = {name: (output / path).read_text().strip() for name, path in example.TABLES.items()}
-            text = put_pictures(text, chosen.system, example.PLOTS, output)
-            for name, table in tables.items():
-                text = put(text, name, table)
-            shown = [Path(each).name if Path(each).exists() else each for each in inputs]
-            command = shlex.join(["python", "benchmarks/systems.py", chosen.system, *shown, *options])
-            result = report(chosen.system, command, list(tables.values()), took)
-            (RESULTS / f"system-{chosen.system}.md").write_text(result)
-            text = put(text, "run", ran(command, took))
-        page.write_text(text)
+            page.write_text(put_pictures(page.read_text(), chosen.system, example.FRAMES, output))
+            return 0
+        tables = {name: (output / path).read_text().strip() for name, path in example.TABLES.items()}
+        shown = [Path(each).name if Path(each).exists() else each for each in inputs]
+        aside = ["--aside", chosen.aside] if chosen.aside else []
+        command = shlex.join(["python", "benchmarks/systems.py", chosen.system, *shown, *aside, *options])
+        result = report("-".join([chosen.system, *aside[1:]]), command, list(tables.values()), took)
+        (RESULTS / f"system-{'-'.join([chosen.system, *aside[1:]])}.md").write_text(result)
+        if not aside:
+            text = put_pictures(page.read_text(), chosen.system, example.PLOTS, output)
+            for name, content in {**tables, "run": ran(command, took)}.items():
+                text = put(text, name, content)
+            page.write_text(text)
     return 0
 
 
