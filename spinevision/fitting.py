@@ -17,14 +17,17 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.utilities import rank_zero_only
 
 from spinevision.data.datamodule import SpineDataModule
+from spinevision.data.splits import sorted_groups
+from spinevision.data.wording import listed
 from spinevision.files import write_text
 from spinevision.fit_options import HELP, own_options, parse, plain_errors
 from spinevision.hub.results import public_name
 from spinevision.inference.benchmark.machine import hardware
 from spinevision.models.base import SpineModel
 from spinevision.recipes import UsageError, read_recipe, recipe_architecture, recipe_card, recipe_path
-from spinevision.runs import clear_run, describe_model, in_words, open_model, refuse_used, take_weights, write_splits
+from spinevision.runs import LoadedModel, clear_run, describe_model, in_words, open_model, refuse_used, take_weights, write_splits
 from spinevision.scoring import score
+from spinevision.tables import safe_cell
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +59,8 @@ def fit(arguments: Sequence[str]) -> str:
     if _in_charge():
         refuse_used(output)
     recipes = [recipe_path(name) for name in options.config or ["default"]]
-    start = open_model(options.source).model if options.source else None
+    parent = open_model(options.source) if options.source else None
+    start = parent.model if parent else None
     for path in recipes if start and options.config else ():
         if (asked := recipe_architecture(read_recipe(path))) not in (None, type(start).__name__):
             raise UsageError(
@@ -73,6 +77,8 @@ def fit(arguments: Sequence[str]) -> str:
     elif cli.config.encoder_weights:
         model.load_encoder(cli.config.encoder_weights)
     _refuse_other_classes(model, data)
+    if parent is not None:
+        _refuse_learnt(parent, data)
     if not options.config:
         logger.info("no --config given, so this is the default recipe; `spinevision list` shows others")
     logger.info(in_words(model))
@@ -141,6 +147,24 @@ def _refuse_other_classes(model: SpineModel, data: SpineDataModule) -> None:
             codes.table(model.labels)
         except ValueError as error:
             raise UsageError(f"{error}; --model.labels [{', '.join(codes.labels)}] trains on all of them") from error
+
+
+def _refuse_learnt(parent: LoadedModel[SpineModel], data: SpineDataModule) -> None:
+    """Refuse to measure on patients whom the run that is continued has learnt from."""
+    if parent.splits is None:
+        return
+    unit = parent.splits.unit
+    learnt = {group for (_, group), part in parent.splits.parts.items() if part == "train"}
+    for part in ("validation", "test"):
+        if part == "validation" and data.splits.leaks:  # as asked
+            continue
+        known = {row.group(unit) for row in data.splits.parts[part]} - {""}
+        if shared := sorted_groups(group for group in known if safe_cell(group) in learnt):
+            raise UsageError(
+                f"{parent.source} learnt from {unit} {listed(shared)}, in the {part} part here, so that its numbers would be too "
+                "good; give both the same data.seed or split column (`spinevision data merge --splits` writes one). If these are "
+                f"others of the same name, start --from {Path(parent.source) / 'model'}, which knows of no split"
+            )
 
 
 def _train(trainer: Trainer, model: SpineModel, data: SpineDataModule, output: Path) -> bool:

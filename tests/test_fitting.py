@@ -248,16 +248,38 @@ def test_fine_tuning_keeps_the_head_for_the_same_classes(
     assert begun["trainer"].max_epochs == 60  # how to train comes from the recipe
 
 
+def test_what_a_run_learnt_from_is_not_measured_on_later(
+    trained_run: Path, phantom_folder: Path, tmp_path: Path, begun: dict[str, Any]
+) -> None:
+    with (trained_run / "splits.csv").open(newline="") as file:
+        parts = {patient: part for _, patient, part in list(csv.reader(file))[1:]}
+    learnt = next(patient for patient, part in parts.items() if part == "train")
+    kept = {part: next(patient for patient, known in parts.items() if known == part) for part in ("validation", "test")}
+    table = (phantom_folder / "metadata.csv").read_text().splitlines()
+    other = tmp_path / "data"
+    other.mkdir()
+    for part in ("images", "masks", "classes.json"):
+        (other / part).symlink_to(phantom_folder / part)
+    for told, swapped in kept.items():
+        now = {**parts, learnt: told, swapped: "train"}
+        rows = [f"{line},{now[line.split(',')[2]]}" for line in table[1:]]
+        (other / "metadata.csv").write_text("\n".join([f"{table[0]},split", *rows]))
+        with pytest.raises(UsageError, match=f"learnt from patient {learnt}, in the {told} part here"):
+            fit(["--from", str(trained_run), "--data.root", str(other), "--output", str(tmp_path / "run")])
+    with pytest.raises(Begun):  # others of the same name
+        fit(["--from", str(trained_run / "model"), "--data.root", str(other), "--output", str(tmp_path / "run")])
+
+
 def test_fine_tuning_makes_the_head_anew_for_other_classes_and_says_so(
     trained_run: Path, tissue_folder: Path, tiny_recipe: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     options = ["--config", str(tiny_recipe), "--data.root", str(tissue_folder), "--output", str(tmp_path / "run")]
     with caplog.at_level(logging.INFO, "spinevision"):
-        fit(["--from", str(trained_run), *options, "--trainer.max_epochs", "1"])
+        fit(["--from", str(trained_run / "model"), *options, "--trainer.max_epochs", "1"])
     assert "classes ['background', 'nerve', 'blood', 'bone'] replace ['nerve']: head made anew" in caplog.text
     model = open_model(str(tmp_path / "run")).model
     assert list(model.labels) == ["background", "nerve", "blood", "bone"]
-    assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["started_from"] == trained_run.name
+    assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["started_from"] == "model"
 
 
 def test_take_weights_copies_all_but_a_head_of_other_classes() -> None:
