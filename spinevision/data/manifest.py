@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 Unit = Literal["patient", "sequence"]
 PARTS = ("train", "validation", "test")
 _PART_NAMES = {**{part: part for part in PARTS}, "training": "train", "val": "validation", "valid": "validation"}
+_NOT_MADE = frozenset({"", "0", "0.0", "false", "no"})
 _LAYOUT = "the folders images/ and masks/ and a metadata.csv with the columns file_name, mask_file_name, " + ", ".join(COLUMNS[:3])
 
 
@@ -265,7 +266,7 @@ def to_row(frame: FoundFrame, presence: Mapping[str, bool]) -> Row:
     part = _PART_NAMES.get(split.lower()) if split else ""
     if part is None:
         raise DatasetError(f"{frame.place} ({frame.name}): split must be train, validation, test or empty, found {split!r}")
-    made = any(cell_text(frame.record.get(column)) not in ("", "0") for column in MADE_COLUMNS)
+    made = any(cell_text(frame.record.get(column)).lower() not in _NOT_MADE for column in MADE_COLUMNS)
     return Row(frame.name, frame.image, frame.mask, patient, sequence, int(number) if index else None, part, presence, made)
 
 

@@ -249,6 +249,9 @@ def test_nothing_is_measured_on_frames_that_were_made(column: str, part: str, tm
     (tmp_path / "metadata.csv").write_text(text)
     manifest = read_manifest(tmp_path)
     assert [row.made for row in manifest.rows] == [True, False, False, False]
+    for cell in ("0", "False", "no", "0.0"):
+        (tmp_path / "metadata.csv").write_text(text.replace("train,1", f"train,{cell}"))
+        assert not any(row.made for row in read_manifest(tmp_path).rows)
     assert manifest.columns == ()  # it is no answer
     assert len(split_frames(manifest).parts["train"]) == 2
     (tmp_path / "metadata.csv").write_text(text.replace("P0,train", f"P0,{part}"))
