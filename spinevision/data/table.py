@@ -13,7 +13,7 @@ COLUMNS = ("patient_id", "sequence_id", "frame_index", "split")
 """What a row says of a frame besides its files, by the name of the column."""
 
 MADE_COLUMNS = ("augmented", "generated")
-"""Anything but 0, false or no in one of these says that the frame was made from others: an altered copy, or the work of a generator."""
+"""Anything but 0, false or no in one of these says that a frame was made from others: an altered copy, or a generator's work."""
 
 CLASSES_COLUMN = "mask_classes"
 """Of a table on the Hub: what ``classes.json`` says, the same in every row, so that a table that travels alone still says it."""
