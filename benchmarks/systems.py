@@ -95,7 +95,7 @@ def phantoms(example: ModuleType, folder: Path) -> list[str]:
             inputs.append(str(data))
         elif name == "video":
             with VideoWriter(folder / "video.mp4", rate=25) as video:
-                for frame, _ in zip(*draw_sequence(60, (128, 160), seed=1), strict=True):
+                for frame, _ in draw_sequence(1, 60, size=(128, 160)):
                     video.write(frame)
             inputs.append(str(folder / "video.mp4"))
     return inputs
