@@ -86,12 +86,16 @@ def run_steps(steps: Iterable[Sequence[str]]) -> int:
     """Run command lines of ``spinevision`` one after another, each printed before it runs; the first that fails ends it.
 
     Returns:
-        0, or the exit status of the one that failed.
+        0, or the exit status of the one that failed; 2 where the next one cannot be told.
     """
-    for words in steps:
-        say(f"\n$ spinevision {shlex.join(words)}")
-        if status := main(words):
-            return status
+    try:
+        for words in steps:
+            say(f"\n$ spinevision {shlex.join(words)}")
+            if status := main(words):
+                return status
+    except (ValueError, OSError) as error:  # of the one who tells the steps
+        _complain(_sentence(error))
+        return 2
     return 0
 
 

@@ -7,6 +7,7 @@ import logging
 import subprocess
 import sys
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ import pytest
 from PIL import Image
 
 from spinevision import __version__
-from spinevision.cli import main
+from spinevision.cli import main, run_steps
 from spinevision.commands import catalogue
 from spinevision.video import VideoWriter
 
@@ -219,3 +220,19 @@ def test_messages_are_shown_and_nothing_stays_changed(capsys: pytest.CaptureFixt
     assert main(["list"]) == 0
     assert capsys.readouterr().err == "a word on the way\n"
     assert (messages.level, list(messages.handlers), messages.propagate, list(warnings.filters)) == before
+
+
+def test_steps_end_with_the_first_that_fails_or_cannot_be_told(capsys: pytest.CaptureFixture[str]) -> None:
+    def steps() -> Iterator[list[str]]:
+        yield ["data", "check", "no such folder"]
+        raise AssertionError("what failed goes no further")
+
+    assert run_steps(steps()) == 2
+    assert "$ spinevision data check 'no such folder'" in capsys.readouterr().out
+
+    def broken() -> Iterator[list[str]]:
+        raise ValueError("no dataset there")
+        yield []
+
+    assert run_steps(broken()) == 2
+    assert capsys.readouterr().err == "spinevision: no dataset there\n"

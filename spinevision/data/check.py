@@ -228,8 +228,7 @@ def check_dataset(root: str, *, split_by: Unit | None = None, seed: int = 0) -> 
     else:
         for part in splits.parts:
             groups = splits.groups(part)
-            members = f" of {counted(len(groups), splits.unit)}: {listed(groups, _SHOWN)}" if groups else ""
-            lines.append(f"{part}: {counted(len(splits.parts[part]), 'frame')}{members}")
+            lines.append(f"{part}: {splits.told(part)}" + (f": {listed(groups, _SHOWN)}" if groups else ""))
         pairs = near_duplicates(report, splits)
         notes += [f"{name} ({part}) looks nearly like {other} ({before})" for part, name, before, other in pairs[:_SHOWN]]
         if len(pairs) > _SHOWN:
@@ -239,13 +238,15 @@ def check_dataset(root: str, *, split_by: Unit | None = None, seed: int = 0) -> 
 
 
 def _description(manifest: Manifest, report: DatasetReport) -> list[str]:
-    rows = manifest.frames
+    rows = [row for row in manifest.frames if not row.made]
     groups = []
     for unit, known in (
         ("patient", {row.patient for row in rows if row.patient}),
         ("sequence", {row.group("sequence") for row in rows if row.sequence}),
     ):
         groups.append(counted(len(known), unit) if known else f"{unit}s not known")
+    copies = len(manifest.frames) - len(rows)
+    made = f" ({copies} of them made from others)" if copies else ""
     left_out = f" ({counted(manifest.unlabelled, 'frame')} without a mask left out)" if manifest.unlabelled else ""
     if manifest.answered:
         answers = sum(bool(row.presence) for row in manifest.answered)
@@ -260,7 +261,7 @@ def _description(manifest: Manifest, report: DatasetReport) -> list[str]:
     settled = manifest.codes is not None or set(pixels) <= set(report.codes.names)
     names = {IGNORE_INDEX: "ignore", **(report.codes.names if settled else {})}
     lines = [
-        f"{manifest.source}: {counted(len(manifest.rows), 'frame')} with a mask{left_out}, {', '.join(groups)}",
+        f"{manifest.source}: {counted(len(manifest.rows), 'frame')} with a mask{made}{left_out}, {', '.join(groups)}",
         *([f"sizes in pixels: {listed(sizes, _SHOWN)}"] if sizes else []),
     ]
     for value in sorted(pixels):

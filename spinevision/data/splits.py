@@ -40,8 +40,14 @@ class Splits:
         return leak_note(self.unit) if self.leaks else None
 
     def groups(self, part: str) -> list[str]:
-        """The patients or sequences of a part, sorted."""
-        return sorted_groups(row.group(self.unit) for row in self.parts[part])
+        """The patients or sequences of a part, sorted; those of frames that were made are none."""
+        return sorted_groups(row.group(self.unit) for row in self.parts[part] if not row.made)
+
+    def told(self, part: str) -> str:
+        """How many frames of how many patients or sequences a part has."""
+        made = sum(row.made for row in self.parts[part])
+        frames = f"{counted(len(self.parts[part]) - made, 'frame')} of {counted(len(self.groups(part)), self.unit)}"
+        return f"{frames} and {counted(made, 'made frame')}" if made else frames
 
 
 def leak_note(unit: Unit) -> str:
@@ -250,9 +256,6 @@ def _told(manifest: Manifest, splits: Splits) -> str:
         reason = " (as asked, so a patient can stand in several parts)"
     elif alone := sum(not row.patient for row in manifest.frames):
         reason = f" (by sequence for {counted(alone, 'frame')} without a patient)"
-    sizes = (
-        f"{part} {counted(len(rows), 'frame')} of {counted(len(splits.groups(part)), splits.unit)}"
-        for part, rows in splits.parts.items()
-    )
+    sizes = (f"{part} {splits.told(part)}" for part in splits.parts)
     kind = f"the test part split off by {splits.unit}{reason}, the rest divided by frame" if splits.leaks else None
     return f"{kind or f'split by {splits.unit}{reason}'}: {', '.join(sizes)}"

@@ -253,7 +253,9 @@ def test_nothing_is_measured_on_frames_that_were_made(column: str, part: str, tm
         (tmp_path / "metadata.csv").write_text(text.replace("train,1", f"train,{cell}"))
         assert not any(row.made for row in read_manifest(tmp_path).rows)
     assert manifest.columns == ()  # it is no answer
-    assert len(split_frames(manifest).parts["train"]) == 2
+    splits = split_frames(manifest)
+    assert (len(splits.parts["train"]), splits.groups("train")) == (2, ["P1"])
+    assert splits.told("train") == "1 frame of 1 patient and 1 made frame"
     (tmp_path / "metadata.csv").write_text(text.replace("P0,train", f"P0,{part}"))
     with pytest.raises(DatasetError, match=r"1 frame .* made from others .*images/0\.png"):
         split_frames(read_manifest(tmp_path))
