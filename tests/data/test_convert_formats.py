@@ -16,6 +16,7 @@ from spinevision.data.check import check_dataset
 from spinevision.data.convert import FORMATS, yolo
 from spinevision.data.convert.annotations import MarkedFrame, WriteOptions
 from spinevision.data.convert.export_folder import WRITERS, export_folder
+from spinevision.data.convert.frames import FrameFolder
 from spinevision.data.convert.import_folder import READERS, import_annotations
 from spinevision.labels import MaskCodes
 
@@ -177,7 +178,6 @@ def test_coco_as_tools_write_it(frames: Path) -> None:
             of(5, 4, iscrowd=0, segmentation=[[1, 1, 5, 1, 5, 4, 1, 4], [2, 2, 7, 2, 7, 3, 2, 3]]),  # a ring in a ring is no hole
             of(5, 2, iscrowd=1, segmentation={"size": [6, 8], "counts": [0, 2, 46]}),
             of(9, 2, segmentation={"size": [6, 8], "counts": [6, 7, 35]}),
-            of(9, 4, bbox=[0, 0, 3, 3]),
         ],
     }
     masks, text = imported("coco", document, frames)
@@ -187,7 +187,7 @@ def test_coco_as_tools_write_it(frames: Path) -> None:
     down = np.zeros((6, 8), int)
     down[:, 1], down[0, 2] = 2, 2
     assert masks["P1/b"] == down.tolist() and masks.keys() == {"a", "P1/b"}
-    assert "1 box" in text and "1 frame without a region" in text and "neither patient nor sequence is known of 3 frames" in text
+    assert "1 frame without a region" in text and "neither patient nor sequence is known of 3 frames" in text
 
 
 def test_cvat_as_it_writes_it(frames: Path) -> None:
@@ -203,7 +203,7 @@ def test_cvat_as_it_writes_it(frames: Path) -> None:
   <mask label="bone" source="manual" occluded="0" rle="1, 2, 1" left="6" top="4" width="2" height="2" z_order="2"></mask>
   <polygon label="nerve" source="manual" occluded="0" points="5.00,3.00;99.50,3.00;99.50,9.00;5.00,9.00" z_order="1">
     <attribute name="side">left</attribute></polygon>
-  <box label="bone" xtl="1" ytl="1" xbr="2" ybr="2" z_order="0"/><tag label="bone"/>
+  <tag label="bone"/>
 </image>
 <image id="1" name="P1\\b.png" width="8" height="6"></image>
 <image id="2" name="e.png" width="20" height="20"><mask label="nerve" rle="{disc}" left="4" top="3" width="13" height="15"/></image>
@@ -212,7 +212,7 @@ def test_cvat_as_it_writes_it(frames: Path) -> None:
     expected = rectangle(5, 3, 8, 6)
     expected[4, 7], expected[5, 6] = 2, 2
     assert masks["a"] == expected.tolist(), "the higher z_order lies on top"
-    assert "overlap in 1 frame (2 pixels)" in text and "1 box" in text
+    assert "overlap in 1 frame (2 pixels)" in text
     found = np.array(masks["e"])
     box = found[3:18, 4:17]
     assert found.sum() == box.sum() and box[7:9].all() and not box[6].all()
@@ -269,12 +269,12 @@ def test_label_studio_as_it_writes_it(frames: Path) -> None:
         imported("label-studio", tasks, frames, annotator="8")
 
 
-def test_yolo_is_exact_in_wide_frames(tmp_path: Path) -> None:
+def test_yolo_is_exact_in_wide_frames(tmp_path: Path, frames: Path) -> None:
     mask = np.zeros((3, 2001), np.uint8)
     mask[1, 1:-1:2], mask[:, 1000:1500] = 1, 1
     yolo.write(tmp_path, [MarkedFrame(1, "a.png", mask.shape, mask)], MaskCodes({0: "background", 1: "nerve"}), WriteOptions())
     drawn = np.zeros_like(mask)
-    for region in yolo.read(tmp_path).frames[0].regions:
+    for region in yolo.read(tmp_path, FrameFolder(frames)).frames[0].regions:
         patch = region.shape.draw(*mask.shape)
         drawn[patch.window] |= patch.inside
     assert np.array_equal(drawn, mask)
@@ -284,11 +284,11 @@ def test_yolo_as_tools_write_it(frames: Path) -> None:
     source = frames.parent / "source"
     (source / "labels/P1").mkdir(parents=True)
     (source / "data.yaml").write_text("path: .\nnames: [nerve, bone]\nnc: 2\n")
-    (source / "labels/a.txt").write_text("1 0.25 0.5 0.75 0.5 0.75 1.2 0.25 1.2\n\n0 0.5 0.5 0.1 0.1\n")
+    (source / "labels/a.txt").write_text("1 0.25 0.5 0.75 0.5 0.75 1.2 0.25 1.2\n\n")
     (source / "labels/P1/b.txt").write_text("")
     masks, text = imported("yolo", None, frames)
     assert masks == {"a": rectangle(2, 3, 6, 6, 2).tolist(), "P1/b": rectangle(0, 0, 0, 0).tolist()}
-    assert "1 box" in text and "1 frame without a region" in text
+    assert "1 frame without a region" in text
     assert imported("yolo", None, frames, unannotated="empty")[0].keys() == {"a", "P1/b", "P1/c d (2)"}
 
 
@@ -318,7 +318,7 @@ def test_frames_lose_their_metadata_and_take_what_a_table_says(frames: Path) -> 
     Image.new("RGB", (8, 6)).save(frames / "a.jpg", exif=exif)
     Image.new("RGB", (8, 6)).save(frames / "t.bmp")
     table = frames.parent / "metadata.csv"
-    table.write_text("file_name,patient_id,frame_index,split\nimages/a.jpg,A,4,test\n")
+    table.write_text("file_name,patient_id,frame_index,split,augmented,nerve\nimages/a.jpg,A,4,test,1,no\n")
     document = {"images": [{"id": 1, "file_name": "a.jpg", "width": 8, "height": 6}], "categories": [{"id": 1, "name": "nerve"}]}
     document["annotations"] = [{"image_id": 1, "category_id": 1, "segmentation": [[0, 0, 3, 0, 3, 3]]}]
     _, text = imported("coco", document, frames, metadata=table)
@@ -327,4 +327,5 @@ def test_frames_lose_their_metadata_and_take_what_a_table_says(frames: Path) -> 
     assert ("images/a.jpg", "masks/a.png", "A", "4", "test") in cells(
         folder, "file_name", "mask_file_name", "patient_id", "frame_index", "split"
     )
+    assert ("images/a.jpg", "1", "no") in cells(folder, "file_name", "augmented", "nerve"), "a made frame stays marked"
     assert "is known of 3 frames" in text

@@ -207,8 +207,8 @@ def test_a_frame_is_found_by_the_longest_part_of_its_name(frames: Path) -> None:
     with pytest.raises(ValueError, match=r"P3/a.jpg may be any of P2/a.jpg, a.jpg"):
         folder.find("P3/a.jpg")  # that folder is not here; the frame in no folder is another
     (frames.parent / "t.csv").write_text("file_name,patient_id\nimages/a.jpg,A\nimages/P2/a.jpg,B\n")
-    cells = cells_of_table(frames.parent / "t.csv", folder)
-    assert (cells["a.jpg"][0], cells["P2/a.jpg"][0], cells["P1/b.jpg"][0]) == ("A", "B", "")
+    columns, cells = cells_of_table(frames.parent / "t.csv", folder)
+    assert (columns[0], cells["a.jpg"][0], cells["P2/a.jpg"][0], cells["P1/b.jpg"][0]) == ("patient_id", "A", "B", "")
 
 
 def test_output_in_use_is_left_alone(frames: Path, make_dataset: Callable[..., Path]) -> None:
@@ -240,4 +240,34 @@ def test_what_cannot_be_exported(make_dataset: Callable[..., Path], tmp_path: Pa
     (folder / "classes.json").unlink()
     with pytest.raises(ValueError, match=r"no classes\.json"):
         export_folder(folder, tmp_path / "out", "coco")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file_name,patient_id\nimages/x/c.jpg,A\nimages/y/c.jpg,B\n", "x/c.jpg and images/y/c.jpg in .* may both mean c.jpg"),
+        ("file_name,frame_index\na.jpg,x1\n", r"row 2 of .* \(a.jpg\): frame_index must be a whole number or empty, found 'x1'"),
+        ("file_name,split\na.jpg,foo\n", "split must be train, validation, test or empty, found 'foo'"),
+    ],
+)
+def test_a_table_that_says_what_cannot_be_or_of_two_frames_in_one(table: str, message: str, frames: Path) -> None:
+    Image.new("RGB", (8, 6)).save(frames / "c.jpg")
+    (frames.parent / "t.csv").write_text(table)
+    refused("coco", COCO, frames, message, metadata=frames.parent / "t.csv")
+
+
+@pytest.mark.parametrize("form", ["yolo", "color-png", "coco"])
+@pytest.mark.parametrize("names", [("a.jpg", "a.png"), ("A.png", "a.png"), ("a.bmp", "a.png")])
+def test_frames_that_would_share_a_file_are_not_exported(names: tuple[str, str], form: str, tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    (folder / "images").mkdir(parents=True)
+    for index, name in enumerate(names):
+        Image.new("RGB", (8, 6)).save(folder / "images" / name)
+        Image.new("L", (8, 6), index).save(folder / f"m{index}.png")
+    rows = [f"images/{name},m{index}.png" for index, name in enumerate(names)]
+    (folder / "metadata.csv").write_text("\n".join(["file_name,mask_file_name", *rows]))
+    (folder / "classes.json").write_text('{"0": "background", "1": "nerve"}')
+    with pytest.raises(ValueError, match=f"{names[0]} and {names[1]} in .* differ in their ending alone"):
+        export_folder(folder, tmp_path / "out", form, progress=False)
     assert not (tmp_path / "out").exists()

@@ -31,7 +31,7 @@ def configure(parser: argparse.ArgumentParser) -> None:
         "--metadata",
         type=Path,
         metavar="CSV",
-        help="take patient, sequence, number and split from this table of a dataset folder instead",
+        help="take patient, sequence, number, split and all further columns from this table of a dataset folder instead",
     )
     parser.add_argument(
         "--unannotated",

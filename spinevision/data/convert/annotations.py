@@ -38,7 +38,8 @@ class AnnotatedFrame:
         regions: from the lowest to the uppermost.
         size: height and width (pixels), where the tool says it.
         settled: the tool says that someone has finished this frame, so that without a region it is empty.
-        left_out: the kind of each shape that encloses no area or is not exact: boxes, lines, points.
+        left_out: the kind of each shape that encloses no area or is not exact (boxes, lines, points) or that is not understood;
+            with one of them the frame has no mask, in which what they mark would be background.
         annotator: who drew it, where the tool says it.
     """
 

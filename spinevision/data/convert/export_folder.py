@@ -12,7 +12,7 @@ from rich.progress import track
 
 from spinevision.data.convert import coco, color_png, cvat, label_studio, yolo
 from spinevision.data.convert.annotations import IGNORE, MarkedFrame, WriteOptions
-from spinevision.data.convert.frames import FrameFolder, without_ending
+from spinevision.data.convert.frames import FrameFolder, refuse_alike, without_ending
 from spinevision.data.convert.import_folder import require_new
 from spinevision.data.dataset import size_mismatch, unknown_values
 from spinevision.data.found import DatasetError
@@ -72,7 +72,8 @@ def export_folder(
         progress: show a progress bar.
 
     Raises:
-        DatasetError: no masks, no ``classes.json``, a mask that does not fit its frame or has other values, or output in use.
+        DatasetError: no masks, no ``classes.json``, a mask that does not fit its frame or has other values, two frames that differ
+            in their ending, or in small and capital letters, alone, or output in use.
         ImageError: a damaged frame or mask.
     """
     folder, output, predicted = Path(folder), Path(output), predicted or masks is not None
@@ -83,6 +84,7 @@ def export_folder(
     if not marked and not predicted:
         raise DatasetError(f"{folder} has no frame with a mask; there is nothing to export")
     taken = [pair for pair in pairs if predicted or pair.mask is not None]
+    refuse_alike((pair.name for pair in taken), folder)
     with atomic_folder(output) as draft:
         frames = track(
             _read(taken, codes, draft), "frames", len(taken), console=Console(stderr=True), disable=not progress, transient=True

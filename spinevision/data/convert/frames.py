@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from spinevision.data.found import DatasetError
-from spinevision.data.table import COLUMNS, cell_text, read_table
+from spinevision.data.found import DatasetError, FoundFrame
+from spinevision.data.manifest import to_row
+from spinevision.data.table import CLASSES_COLUMN, COLUMNS, cell_text, read_table
 from spinevision.data.wording import counted, listed
 from spinevision.images import FRAME_SUFFIXES
 
@@ -21,6 +22,21 @@ def without_ending(name: str) -> str:
     return name[: -len(suffix)] if (suffix := PurePosixPath(name).suffix).lower() in FRAME_SUFFIXES else name
 
 
+def refuse_alike(names: Iterable[str], folder: Path) -> None:
+    """Refuse frames whose masks would be one file, here or on a computer that does not tell A from a.
+
+    Raises:
+        DatasetError: two names that differ in their ending, or in small and capital letters, alone.
+    """
+    first: dict[str, str] = {}
+    for name in names:
+        if (other := first.setdefault(without_ending(name).casefold(), name)) != name:
+            raise DatasetError(
+                f"{other} and {name} in {folder} differ in their ending alone (or in small and capital letters); "
+                "rename or remove one"
+            )
+
+
 class FrameFolder:
     """The image files in a folder and below it, hidden ones left out.
 
@@ -28,7 +44,7 @@ class FrameFolder:
         folder: the folder.
 
     Raises:
-        DatasetError: no folder, no images, or two whose names differ in their ending alone, as their masks would be one file.
+        DatasetError: no folder, no images, or two that :func:`refuse_alike` refuses.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -40,12 +56,12 @@ class FrameFolder:
         self.names = sorted(name for name in names if not any(part.startswith(".") for part in name.split("/")))
         if not self.names:
             raise DatasetError(f"{folder} holds no frames; expected image files in it or below it")
+        refuse_alike(self.names, folder)
         self._by_last: dict[str, dict[tuple[str, ...], str]] = defaultdict(dict)
         self._by_upload: dict[str, list[str]] = defaultdict(list)
         for name in self.names:
             parts = tuple(without_ending(name).split("/"))
-            if (other := self._by_last[parts[-1]].setdefault(parts, name)) != name:
-                raise DatasetError(f"{other} and {name} in {folder} differ in their ending alone; rename or remove one")
+            self._by_last[parts[-1]][parts] = name
             self._by_upload[_as_uploaded(parts[-1])].append(name)
 
     def find(self, name: str) -> str | None:
@@ -124,23 +140,34 @@ def _found(pattern: str | None, names: Sequence[str]) -> list[str]:
     return [match[expression.groups] for match in matches if match]
 
 
-def cells_of_table(table: Path, frames: FrameFolder) -> dict[str, list[str]]:
-    """For each frame the cells that the table of a dataset folder has: patient_id, sequence_id, frame_index and split.
+def cells_of_table(table: Path, frames: FrameFolder) -> tuple[list[str], dict[str, list[str]]]:
+    """What the table of a dataset folder says of each frame, but for its files.
+
+    Returns:
+        The columns patient_id, sequence_id, frame_index and split, and all further ones of the table; for each frame its cells.
 
     Raises:
-        DatasetError: a table that cannot be read, or one that names none of the frames.
+        DatasetError: a table that cannot be read, a cell that cannot be, several rows that may mean one frame, or no row that
+            means any.
     """
     try:
         records = read_table(table)
     except ValueError as error:
         raise DatasetError(str(error)) from error
-    cells = {name: [""] * len(COLUMNS) for name in frames.names}
-    named = set()
-    for _, record in records:
+    not_carried = ("", "file_name", "mask_file_name", CLASSES_COLUMN)
+    columns = list(dict.fromkeys([*COLUMNS, *(column for _, record in records for column in record if column not in not_carried)]))
+    cells = {name: [""] * len(columns) for name in frames.names}
+    rows: dict[str, str] = {}
+    for number, record in records:
         text = cell_text(record["file_name"])
         if name := text if text in cells else frames.find(text.removeprefix("images/")):
-            cells[name] = [cell_text(record.get(column)) for column in COLUMNS]
-            named.add(name)
-    if not named:
+            if name in rows:
+                raise DatasetError(
+                    f"{rows[name]} and {text} in {table} may both mean {name} of {frames.folder}; leave one of the rows out"
+                )
+            to_row(FoundFrame(f"row {number} of {table}", text, frames.folder / name, None, record), {})  # refuses what cannot be
+            cells[name] = [cell_text(record.get(column)) for column in columns]
+            rows[name] = text
+    if not rows:
         raise DatasetError(f"{table} names no frame of {frames.folder}; give the table that belongs to these frames")
-    return cells
+    return columns, cells

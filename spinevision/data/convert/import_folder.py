@@ -25,12 +25,12 @@ from spinevision.images import read_frame, write_image
 from spinevision.labels import IGNORE_INDEX, MaskCodes
 from spinevision.tables import write_table
 
-READERS: dict[str, Callable[[Path], Annotations]] = {
-    "coco": coco.read,
+READERS: dict[str, Callable[[Path, FrameFolder], Annotations]] = {
+    "coco": lambda source, _: coco.read(source),
     "yolo": yolo.read,
-    "color-png": color_png.read,
-    "label-studio": label_studio.read,
-    "cvat": cvat.read,
+    "color-png": lambda source, _: color_png.read(source),
+    "label-studio": lambda source, _: label_studio.read(source),
+    "cvat": lambda source, _: cvat.read(source),
 }
 
 
@@ -43,6 +43,8 @@ class _Report:
     overlapped: Counter[str] = field(default_factory=Counter)
     nothing: int = 0
     left_out: Counter[str] = field(default_factory=Counter)
+    refused: set[str] = field(default_factory=set)
+    bare: int = 0
 
 
 def import_annotations(
@@ -63,8 +65,9 @@ def import_annotations(
 
     All frames below ``images`` are copied, without metadata, their pixels unchanged. Regions of one class merge; where regions of
     several classes overlap, the later lies on top, and that is counted. A label called "ignore" becomes 255 unless ``classes``
-    names it. A frame without a region has no mask, unless the tool says that someone has finished it, or ``unannotated`` says so
-    of every frame that the tool lists; a frame of which only boxes, lines or points are known has none either way.
+    names it. A frame without a region, or with none that covers a pixel, has no mask, unless the tool says that someone has
+    finished it, or ``unannotated`` says so of every frame that the tool lists. A frame that also, or only, has boxes, lines, points
+    or shapes that are not understood has none either way, as what they mark would be background in it.
 
     Args:
         format: one of ``READERS``.
@@ -74,7 +77,7 @@ def import_annotations(
         classes: a ``classes.json`` that gives every class its pixel value; by default the background is 0 and the labels are 1, 2,
             3 and so on in the tool's order; those of Label Studio, and of CVAT without a list of labels, in alphabetical order.
         names: how patient, sequence and frame number are found in a frame's name.
-        metadata: the table of a dataset folder to take them and the split from instead.
+        metadata: the table of a dataset folder to take them and the split from instead, and all further columns with them.
         unannotated: what a listed frame without a region is where the tool does not say it.
         annotator: whose masks to take, by the name or number that the tool has for the person; needed where several have drawn.
         readers: also write the masks of every annotator into ``masks-NAME``, flat, as a reader study takes them.
@@ -90,11 +93,11 @@ def import_annotations(
     output = Path(output)
     require_new(output)
     frames = FrameFolder(Path(images))
-    annotations = READERS[format](Path(source))
+    annotations = READERS[format](Path(source), frames)
     drawn = _by_frame(annotations, frames)
     people = _people(drawn, annotator, readers)
     codes, values = class_values(annotations, MaskCodes.read(classes) if classes else None)
-    cells = cells_of_table(Path(metadata), frames) if metadata else names.cells(frames.names)
+    columns, cells = cells_of_table(Path(metadata), frames) if metadata else ([*COLUMNS], names.cells(frames.names))
     report, rows = _Report(), []
     with atomic_folder(output) as folder:
         for name in track(frames.names, "frames", console=Console(stderr=True), disable=not progress, transient=True):
@@ -105,9 +108,19 @@ def import_annotations(
             write_bytes(folder / image_name, content)
             entries = drawn.get(name) or ({"": AnnotatedFrame(name)} if annotations.lists_empty else {})
             for person, entry in entries.items():
-                if not (entry.regions or (not entry.left_out and (entry.settled or unannotated == "empty"))):
+                if annotator not in (None, person) and not readers:
+                    continue
+                if entry.left_out:
+                    report.left_out.update(entry.left_out)
+                    report.refused.add(name)
+                    continue
+                finished = entry.settled or unannotated == "empty"
+                if not (entry.regions or finished):
                     continue
                 mask, overlapped, nothing = _paint(entry, name, size, codes, values)
+                report.nothing += nothing
+                if nothing == len(entry.regions) and not finished:
+                    continue
                 if readers and person:
                     write_image(mask, folder / people[person] / f"{Path(stem).name}.png")
                 if annotator in (None, person):
@@ -116,12 +129,11 @@ def import_annotations(
                     report.masks += 1
                     report.empty += not (mask != values[codes.background]).any()
                     report.overlapped[name] = overlapped
-                    report.nothing += nothing
-            report.left_out.update(kind for entry in entries.values() for kind in entry.left_out)
+            report.bare += not mask_name and name not in report.refused
             rows.append((image_name, mask_name, *cells[name]))
         if not report.masks:
-            raise DatasetError(f"no frame of {images} has a region in {source}; check that they belong together")
-        write_table(folder / "metadata.csv", ("file_name", "mask_file_name", *COLUMNS), rows)
+            raise DatasetError(_no_masks(report, images, source))
+        write_table(folder / "metadata.csv", ("file_name", "mask_file_name", *columns), rows)
         write_json(folder / "classes.json", {str(value): name for value, name in codes.names.items()})
     return _text(output, report, codes, rows, list(people.values()) if readers else [])
 
@@ -224,6 +236,20 @@ def _paint(
     return mask, overlapped, nothing
 
 
+def _no_masks(report: _Report, images: str | Path, source: str | Path) -> str:
+    if report.left_out:
+        return (
+            f"{source} gives no frame a mask: {_kinds(report)} in {counted(len(report.refused), 'frame')} are no masks; draw them "
+            "as polygons or with a brush, or delete them in the tool"
+        )
+    covering = " that covers a pixel" if report.nothing else ""
+    return f"no frame of {images} has a region in {source}{covering}; check that they belong together"
+
+
+def _kinds(report: _Report) -> str:
+    return listed([counted(count, kind) for kind, count in sorted(report.left_out.items())])
+
+
 def _text(output: Path, report: _Report, codes: MaskCodes, rows: Sequence[Sequence[str]], folders: Sequence[str]) -> str:
     classes = ", ".join(f"{value} = {name}" for value, name in codes.names.items())
     overlapped = +report.overlapped
@@ -231,9 +257,9 @@ def _text(output: Path, report: _Report, codes: MaskCodes, rows: Sequence[Sequen
         f"wrote {output}: {counted(len(rows), 'frame')}, {report.masks} with a mask ({report.empty} of them empty)",
         f"mask values: {classes}",
     ]
-    if len(rows) > report.masks:
+    if report.bare:
         lines.append(
-            f"note: {counted(len(rows) - report.masks, 'frame')} without a region have no mask and are not trained on; if they "
+            f"note: {counted(report.bare, 'frame')} without a region have no mask and are not trained on; if they "
             "were looked at and hold nothing, import with --unannotated empty"
         )
     if overlapped:
@@ -242,10 +268,13 @@ def _text(output: Path, report: _Report, codes: MaskCodes, rows: Sequence[Sequen
             f"where the later one is kept: {listed(list(overlapped))}"
         )
     if report.nothing:
-        lines.append(f"note: {counted(report.nothing, 'region')} cover no pixel")
+        lines.append(f"note: {counted(report.nothing, 'region')} without any pixel in the frame")
     if report.left_out:
-        kinds = [counted(count, kind) for kind, count in sorted(report.left_out.items())]
-        lines.append(f"note: left out, as they are no masks: {listed(kinds)}")
+        lines.append(
+            f"note: {_kinds(report)} left out, as they are no masks; {counted(len(report.refused), 'frame')} with them got no "
+            f"mask, in which they would be background: {listed(sorted(report.refused))}; draw them as polygons or with a brush, or "
+            "delete them in the tool"
+        )
     if nobody := sum(not (row[2] or row[3]) for row in rows):
         lines.append(
             f"note: neither patient nor sequence is known of {counted(nobody, 'frame')}, and splitting needs them; see "

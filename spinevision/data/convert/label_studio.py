@@ -1,13 +1,15 @@
 """Label Studio: the JSON file of tasks with brush or polygon regions.
 
 A brush is an RGBA picture packed bit by bit (the "rle-pack" of thi.ng/umbrella). An alpha of 128 or more belongs to the region, as
-brushes have soft borders; that limit is ours. Corners of polygons are percent of the frame. Later entries lie above earlier ones.
-Boxes, ellipses and points are left out. A finished annotation without a region says that the frame is empty; a skipped one says
-nothing.
+brushes have soft borders; that limit is ours, and holds for bitmasks too, PNGs whose opaque pixels belong to the region. Corners of
+polygons are percent of the frame. Later entries lie above earlier ones. Boxes, ellipses, points and whatever else may mark a region
+are left out. A finished annotation without a region says that the frame is empty; a skipped one says nothing.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +19,7 @@ from urllib.parse import parse_qs, quote, unquote, urlsplit
 from xml.sax.saxutils import quoteattr
 
 import numpy as np
+from PIL import Image
 
 from spinevision.data.convert.annotations import (
     IGNORE,
@@ -38,8 +41,22 @@ from spinevision.files import write_text
 from spinevision.images import FRAME_SUFFIXES, MAX_PIXELS
 from spinevision.labels import IGNORE_INDEX, LabelSpace, MaskCodes
 
-_LABELS = ("brushlabels", "polygonlabels", "labels")
-_NOT_EXACT = ("rectangle", "ellipse", "keypoint", "vector")
+_NO_REGIONS = frozenset(
+    {
+        "choices",
+        "taxonomy",
+        "textarea",
+        "number",
+        "rating",
+        "datetime",
+        "relation",
+        "pairwise",
+        "ranker",
+        "reactcode",
+        "chatmessage",
+    }
+)
+_PNG = "data:image/png;base64,"
 _OPAQUE = 128
 _SIZE_BITS = (3, 4, 8, 16)
 _TAG = "tissue"
@@ -95,12 +112,14 @@ def _frame_name(data: dict[str, Any], place: str) -> str:
 
 
 def _annotated(name: str, results: Sequence[Any], annotator: str, place: str) -> AnnotatedFrame:
-    regions, left_out, size = [], [], None
+    regions, left_out, size = [], dict[str, str](), None
     named = {str(result.get("id")) for result in results if isinstance(result, dict) and _labels(result)}
     for result in results:
         kind, value = entry(result, "type", str, f"a result of {place}").removesuffix("labels"), result.get("value")
-        if not isinstance(value, dict) or not ("rle" in value or "points" in value):
-            left_out += [kind] if kind in _NOT_EXACT else []
+        if kind in _NO_REGIONS:
+            continue
+        if not isinstance(value, dict) or not _drawn(kind, value):
+            left_out.setdefault(str(result.get("id", len(left_out))), kind or "region")
             continue
         labels = _labels(result)
         if not labels and str(result.get("id")) in named:
@@ -116,23 +135,49 @@ def _annotated(name: str, results: Sequence[Any], annotator: str, place: str) ->
             raise DatasetError(f"the regions of {place} state different sizes of its frame")
         size = stated
         regions.append(Region(labels[0], _shape(value, size, f"a region of {place}")))
-    return AnnotatedFrame(name, tuple(regions), size, settled=True, left_out=tuple(left_out), annotator=annotator)
+    return AnnotatedFrame(name, tuple(regions), size, settled=True, left_out=tuple(left_out.values()), annotator=annotator)
 
 
 def _labels(result: dict[str, Any]) -> list[Any]:
     value = result.get("value")
-    found = next((value[key] for key in _LABELS if value.get(key)), None) if isinstance(value, dict) else None
+    found = next((value[key] for key in value if key.endswith("labels") and value[key]), None) if isinstance(value, dict) else None
     return found if isinstance(found, list) else []
+
+
+def _drawn(kind: str, value: dict[str, Any]) -> bool:
+    """Whether a result holds a shape that :func:`_shape` reads; ``labels`` alone may name any."""
+    return "rle" in value or ("points" in value and kind in ("polygon", "")) or _bitmask(value) is not None
+
+
+def _bitmask(value: dict[str, Any]) -> str | None:
+    return next((text for text in value.values() if isinstance(text, str) and text.startswith(_PNG)), None)
 
 
 def _shape(value: dict[str, Any], size: tuple[int, int], place: str) -> Polygons | Runs:
     if "rle" in value:
         alpha = brush(entry(value, "rle", list, place), size, place)
         return Runs(run_lengths(alpha >= _OPAQUE), 0, 0, size[1], size[0])
+    if (encoded := _bitmask(value)) is not None:
+        return Runs(run_lengths(_alpha(encoded, size, place).ravel() >= _OPAQUE), 0, 0, size[1], size[0])
     points = entry(value, "points", list, place)
     if not all(isinstance(point, list) and len(point) == 2 for point in points):
         raise DatasetError(f"the corners of {place} must be pairs of numbers")
     return Polygons((corners([number for point in points for number in point], f"the corners of {place}") / 100,), relative=True)
+
+
+def _alpha(encoded: str, size: tuple[int, int], place: str) -> np.ndarray:
+    """The alpha of a bitmask: uint8 (H, W)."""
+    try:
+        picture = Image.open(io.BytesIO(base64.b64decode(encoded.removeprefix(_PNG), validate=True)), formats=["PNG"])
+        found = picture.size
+        if found == size[::-1] and size[0] * size[1] <= MAX_PIXELS and picture.has_transparency_data:
+            return np.asarray(picture.convert("RGBA"))[..., 3]
+    except Exception as error:  # damaged files make decoders raise anything
+        raise DatasetError(f"the bitmask of {place} cannot be read as PNG ({error}); export it again") from error
+    raise DatasetError(
+        f"the bitmask of {place} must be a PNG of {size[1]}x{size[0]} pixels with transparency, found {found[0]}x{found[1]} pixels "
+        f"{'with' if picture.has_transparency_data else 'without'} it"
+    )
 
 
 def brush(rle: Sequence[Any], size: tuple[int, int], place: str) -> np.ndarray:

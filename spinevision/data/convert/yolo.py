@@ -8,8 +8,9 @@ back pixel for pixel, holes included. Trainers that draw the same lines with Ope
 from __future__ import annotations
 
 import io
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,7 @@ from spinevision.data.convert.annotations import (
     read_text,
     regions_of,
 )
-from spinevision.data.convert.frames import without_ending
+from spinevision.data.convert.frames import FrameFolder, without_ending
 from spinevision.data.convert.outlines import single_ring
 from spinevision.data.convert.shapes import Polygons, corners
 from spinevision.data.found import DatasetError
@@ -36,25 +37,30 @@ _NAMES = ("data.yaml", "dataset.yaml", "classes.txt", "obj.names", "names.txt")
 _PARTS = {"train": "train", "validation": "val", "test": "test"}
 
 
-def read(source: Path) -> Annotations:
-    """Read a folder with class names and, in it or in its folder ``labels``, a text file a frame.
+def read(source: Path, known: FrameFolder) -> Annotations:
+    """Read a folder with class names and, in it or below folders called ``labels``, a text file a frame.
 
     The names are in ``data.yaml`` (or ``dataset.yaml``, under ``names``) or, one a line, in ``classes.txt``, ``obj.names`` or
-    ``names.txt``. A line with four numbers is a box and left out.
+    ``names.txt``. Where a folder is called ``labels``, only what lies below such folders is read, and ``train/labels/a.txt`` is of
+    ``train/images/a``; else every text file, but for those that are named as no frame and hold no numbers, as a README does. A line
+    with four numbers is a box and left out.
+
+    Args:
+        source: the folder.
+        known: the frames.
 
     Raises:
         DatasetError: no names, no text files, or a line that is no region.
     """
     labels = _names(source)
-    folder = source / "labels" if (source / "labels").is_dir() else source
-    files = sorted(path for path in folder.rglob("*.txt") if path.name not in _NAMES and not path.name.startswith("."))
-    if not files:
-        raise DatasetError(f"{folder} holds no .txt files; expected one a frame, named as the frame")
     frames = []
-    for path in files:
+    for path, name in _files(source):
+        lines = [line.split() for line in read_text(path, "label").splitlines()]
+        if "labels" not in path.relative_to(source).parts[:-1] and known.find(name) is None and not _numbers(lines):
+            continue
         regions, boxes = [], 0
-        for number, line in enumerate(read_text(path, "label").splitlines(), start=1):
-            if not (words := line.split()):
+        for number, words in enumerate(lines, start=1):
+            if not words:
                 continue
             place = f"line {number} of {path}"
             label = _label(words[0], labels, place)
@@ -62,9 +68,33 @@ def read(source: Path) -> Annotations:
                 boxes += 1
             else:
                 regions.append(Region(label, Polygons((_ring(words[1:], place),), relative=True)))
-        name = path.relative_to(folder).as_posix().removesuffix(".txt")
         frames.append(AnnotatedFrame(name, tuple(regions), settled=True, left_out=("box",) * boxes))
     return Annotations(tuple(labels.values()), tuple(frames), lists_empty=True)
+
+
+def _files(source: Path) -> list[tuple[Path, str]]:
+    """The text files that may hold regions, and the frame that each is of."""
+    paths = [path for path in source.rglob("*.txt") if path.name not in _NAMES and not path.name.startswith(".")]
+    below = [path for path in paths if "labels" in path.relative_to(source).parts[:-1]]
+    files = []
+    for path in sorted(below or paths):
+        *folders, _ = path.relative_to(source).parts
+        if folders[:1] == ["labels"]:
+            del folders[0]
+        elif below:
+            folders[len(folders) - 1 - folders[::-1].index("labels")] = "images"
+        files.append((path, "/".join([*folders, path.stem])))
+    if not files:
+        raise DatasetError(f"{source} holds no .txt files; expected one a frame, named as the frame")
+    return files
+
+
+def _numbers(lines: Sequence[Sequence[str]]) -> bool:
+    """Whether there is nothing but numbers, or nothing at all, as in the file of a frame without objects."""
+    try:
+        return all(math.isfinite(float(word)) for words in lines for word in words)
+    except ValueError:
+        return False
 
 
 def _names(source: Path) -> dict[int, str]:
