@@ -23,6 +23,8 @@ from spinevision import SpineModel, SpineSegmenter
 from spinevision.hub.config import ModelFolderError
 from spinevision.models.arguments import check_arguments
 from spinevision.models.attention_unet import AttentionUNet
+from spinevision.models.funet import FUNet
+from spinevision.models.golden import golden_record
 from spinevision.models.r2unet import AR2UNet, R2UNet
 from spinevision.models.training import TrainingSettings
 from spinevision.models.unet import UNet
@@ -491,3 +493,15 @@ def test_from_pretrained_takes_exactly_the_promised_arguments() -> None:
     promised = ["revision", "subfolder", "token", "cache_dir", "local_files_only", "force_download"]
     parameters = list(inspect.signature(SpineModel.from_pretrained).parameters)
     assert parameters == ["id_or_folder", *promised, "device", "dtype", "labels", "verify"]
+
+
+def test_the_golden_input_is_a_scene_and_no_noise() -> None:
+    frames, clips = (
+        golden_record(model)["input"] for model in (UNet(labels=["nerve"], width=4), FUNet(labels=["nerve"], **FUNet.SMALL))
+    )
+    assert frames.shape == (1, 3, 64, 64)
+    assert clips.shape[:1] + clips.shape[2:] == (1, 3, 64, 64)
+    assert torch.equal(clips[:, 0], frames)
+    assert not torch.equal(clips[:, 1], frames)
+    near = (frames[..., 1:] - frames[..., :-1]).abs().mean()
+    assert near < 0.25 * (frames - frames.mean()).abs().mean()  # of noise they are alike

@@ -56,7 +56,7 @@ def compare(path: Path, model: SpineModel) -> None:
 
 
 def check_frames(model: SpineModel, description: Description) -> Iterator[list[np.ndarray]]:
-    """The golden noise, and scenes of many sizes; windows of them for a clip model."""
+    """The golden scene, and scenes of many sizes; windows of them for a clip model."""
     length = description.frames or 1
     if description.size is not None:
         height, width = description.size
