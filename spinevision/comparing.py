@@ -32,6 +32,7 @@ from spinevision.analysis.presence_compare import (
 )
 from spinevision.analysis.results import encoded, short_name, write_results
 from spinevision.data.check import DatasetReport, inspect
+from spinevision.data.clips import tell_jumps
 from spinevision.data.dataset import PairReader
 from spinevision.data.manifest import Row, Unit, read_manifest
 from spinevision.data.presence import check_presence_labels, presence_table
@@ -43,7 +44,7 @@ from spinevision.models.base import SpineModel
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.recipes import UsageError
-from spinevision.runs import LoadedModel, describe_model, refuse_used
+from spinevision.runs import LoadedModel, describe_model, refuse_used, short_names
 from spinevision.scoring import agreed_parts, choose_frames, clips_of
 from spinevision.tables import write_table
 
@@ -99,7 +100,7 @@ def compare_models(
     parts, tellers, unit = agreed_parts(loaded, data, frames, manifest.unit)
     told_by = " and ".join(dict.fromkeys(filter(None, tellers))) or None
     part, rows, note = choose_frames(parts, told_by, frames, part, data)
-    leaks = [f"{name}: {one.splits.note}" for name, one in zip(names, loaded, strict=True) if one.splits and one.splits.note]
+    leaks = [f"{name}: {one.note}" for name, one in zip(names, loaded, strict=True) if one.note]
     notes = [*([note] if note else []), *leaks]
     untold = [name for name, teller in zip(names, tellers, strict=True) if teller is None]
     if untold and told_by:
@@ -118,6 +119,8 @@ def compare_models(
     beside = {"data": {**about_data, "notes": notes}, **costs}
     if presence:
         return _compare_classifiers(dict(zip(names, loaded, strict=True)), rows, report, split_by or unit, output, beside)
+    if clip_models := [one for model, one in zip(models, loaded, strict=True) if model.window_length > 1]:
+        tell_jumps(rows, clip_models[0].clips)
     evaluations, results = {}, {}
     for name, model, one in zip(names, models, loaded, strict=True):
         about: dict[str, Any] = {
@@ -179,26 +182,14 @@ def _check_labels(loaded: Sequence[LoadedModel[SpineModel]], names: Sequence[str
 
 
 def model_names(sources: Sequence[str]) -> list[str]:
-    """A short name for each model, the last part of its path, with more of it where two would be the same.
+    """As :func:`spinevision.runs.short_names`, of at least two models.
 
     Raises:
         UsageError: the same model twice, or fewer than two.
     """
     if len(sources) < 2:
         raise UsageError("one model cannot be compared; name at least two")
-    paths = [_parts(source) for source in sources]
-    for depth in range(1, max(map(len, paths)) + 1):
-        names = ["-".join(path[-depth:]) for path in paths]
-        if len({name.casefold() for name in names}) == len(names):
-            return names
-    twice = next(source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1)
-    raise UsageError(f"{twice} is named twice; name each model once")
-
-
-def _parts(source: str) -> tuple[str, ...]:
-    folder = Path(source)
-    parts = [part for part in (folder.resolve() if folder.exists() else folder).parts if part not in (folder.anchor, "/", "..")]
-    return tuple(parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts)
+    return short_names(sources)
 
 
 def _alike(loaded: Sequence[LoadedModel[SpineModel]], names: Sequence[str]) -> list[SpineSegmenter]:

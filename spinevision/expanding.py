@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from rich.progress import track
 from spinevision.data.check import inspect
 from spinevision.data.copying import copy_frame, write_metadata
 from spinevision.data.dataset import PairReader
+from spinevision.data.found import FoundFrame
 from spinevision.data.label_variants import vary_map
 from spinevision.data.manifest import DatasetError, Manifest, found_frames, read_manifest, to_row
 from spinevision.data.splits import sorted_groups
@@ -34,16 +36,16 @@ def expand_dataset(
 ) -> str:
     """Write a dataset folder that holds all frames of another one and beside them generated ones, which are training frames.
 
-    The label maps are those of training frames, changed by :func:`spinevision.data.label_variants.vary_map`; the mask of a
-    generated frame is the map that the generator was given. Every frame that can be used has a ``split`` cell: that of the table,
-    or the part that the generator's run had the frame in. Generated rows say 1 in the column ``generated`` and have a patient and a
-    sequence that no real one has.
+    The label maps are those of training frames that were not made from others, changed by
+    :func:`spinevision.data.label_variants.vary_map`; the mask of a generated frame is the map that the generator was given. Every
+    frame that can be used has a ``split`` cell: that of the table, or the part that the generator's run had the frame in. Generated
+    rows say 1 in the column ``generated`` and have a patient and a sequence that no real one has.
 
     Args:
         folder: dataset folder.
         run: folder that :func:`train_generator` left.
         output: a new folder.
-        share: generated frames for each training frame with a mask; 0 writes the same folder without any.
+        share: generated frames for each of these training frames with a mask; 0 writes the same folder without any.
         seed: of the maps and the frames.
         device: None takes a GPU where there is one.
         progress: show a progress bar.
@@ -53,17 +55,15 @@ def expand_dataset(
 
     Raises:
         UsageError: a generator that learnt from frames of patients who are validation or test here, or has other classes; an
-            output folder in use; a share below 0.
+            output folder in use or inside the dataset; a share below 0.
         DatasetError: data that cannot be used.
         ModelFolderError: no generator in the run.
     """
     if not 0 <= share <= 100:
         raise UsageError(f"share must be from 0 to 100 generated frames for each training frame, found {share}")
-    refuse_used(output)
+    _check_folders(folder, output)
     target = find_device(device)
     generator = SpadeGenerator.from_checkpoint(run / CHECKPOINT).to(target)
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; a dataset is expanded where its files lie")
     manifest, found = read_manifest(folder), found_frames(folder)
     if any(str(frame.record.get(GENERATED) or "") for frame in found):
         raise UsageError(f"{folder} holds generated frames already; expand the dataset that it was made from")
@@ -74,18 +74,18 @@ def expand_dataset(
         )
     splits = splits_of(str(run))
     parts = _checked_parts(manifest, splits, run)
-    learnt = [row for row in manifest.rows if parts[row.name] == "train"]
+    learnt = [row for row in manifest.rows if parts[row.name] == "train" and not row.made]
     if not learnt:
         raise DatasetError(f"no frame of {folder} is a training frame, so there is no label map to begin with")
     folders = {part for frame in found for path in (frame.image, frame.mask) if isinstance(path, Path) for part in path.parts}
     name = _free_name({text for row in manifest.frames for text in (row.patient, row.sequence)} | folders)
-    of_group = {row.group(splits.unit): parts[row.name] for row in manifest.frames}  # for frames without a mask
+    of_group = {row.group(splits.unit): part for row in manifest.frames if (part := parts[row.name])}  # for those not in parts
     wanted = round(share * len(learnt))
     with atomic_folder(output) as draft:
         rows = []
         for frame in found:
             cells = copy_frame(frame, folder, draft)
-            part = of_group.get(to_row(frame, {}).group(splits.unit), "")
+            part = parts.get(frame.name) or of_group.get(to_row(frame, {}).group(splits.unit), "")
             rows.append({**cells, "split": part, GENERATED: ""})
         read, values = PairReader(codes, generator.labels), _values(codes, generator.labels)
         draws = np.random.default_rng(seed)
@@ -102,9 +102,23 @@ def expand_dataset(
             rows.append({**row, "patient_id": name if manifest.unit == "patient" else "", GENERATED: "1"})
         write_metadata(draft, rows, codes)
     return (
-        f"wrote {output}: {counted(len(found), 'frame')} of {folder}, {len(learnt)} of them for training, and beside these "
+        f"wrote {output}: {_told(found)} of {folder}, {counted(len(learnt), 'frame')} of them for training, and beside these "
         f"{counted(wanted, 'generated frame')}; generated frames can show patients, as the frames do"
     )
+
+
+def _check_folders(folder: Path, output: Path) -> None:
+    refuse_used(output)
+    if not folder.is_dir():
+        raise DatasetError(f"{folder} is not a folder; a dataset is copied from where its files lie")
+    if folder.resolve() in output.resolve().parents:
+        raise UsageError(f"{output} lies inside the dataset {folder}; name a folder outside of it with --output")
+
+
+def _told(found: Sequence[FoundFrame]) -> str:
+    """How many frames there are, and apart from them how many were made from others."""
+    made = sum(to_row(frame, {}).made for frame in found)
+    return counted(len(found) - made, "frame") + (f" and {counted(made, 'made frame')}" if made else "")
 
 
 def _codes(manifest: Manifest) -> MaskCodes:
@@ -144,7 +158,7 @@ def _checked_parts(manifest: Manifest, splits: RunSplits, run: Path) -> dict[str
             f"{manifest.source} names no validation frames; fill the split column, so that none is drawn from the train part"
         )
     learnt = {group for (_, group), part in splits.parts.items() if part == "train"}
-    kept = [row.group(splits.unit) for row in manifest.frames if parts[row.name] != "train"]
+    kept = [row.group(splits.unit) for row in manifest.frames if parts[row.name] != "train" and not row.made]
     if held := sorted_groups(group for group in kept if safe_cell(group) in learnt):
         raise UsageError(
             f"the generator in {run} learnt from {splits.unit} {listed(held)}, kept for validation or test in {manifest.source}; "
@@ -157,12 +171,10 @@ def copy_part(folder: Path, run: Path, output: Path, part: str) -> str:
     """Write a dataset folder of the frames that a run had in one part, as for readers who shall mark the test frames.
 
     Raises:
-        UsageError: an output folder in use, or frames that the run does not know.
+        UsageError: an output folder in use or inside the dataset, or frames that the run does not know.
         DatasetError: data that cannot be used, or no frame in the part.
     """
-    refuse_used(output)
-    if not folder.is_dir():
-        raise DatasetError(f"{folder} is not a folder; a part is copied from where the files lie")
+    _check_folders(folder, output)
     manifest = read_manifest(folder)
     parts = run_parts(manifest, splits_of(str(run)), str(run))
     chosen = [frame for frame in found_frames(folder) if parts.get(frame.name) == part]
@@ -170,4 +182,4 @@ def copy_part(folder: Path, run: Path, output: Path, part: str) -> str:
         raise DatasetError(f"{run} has no frame of {folder} in its {part} part; choose another with --part")
     with atomic_folder(output) as draft:
         write_metadata(draft, [{**copy_frame(frame, folder, draft), "split": part} for frame in chosen], _codes(manifest))
-    return f"wrote {output}: {counted(len(chosen), 'frame')}, the {part} part of {run}"
+    return f"wrote {output}: {_told(chosen)}, the {part} part of {run}"

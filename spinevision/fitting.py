@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import re
 import shlex
 import sys
 import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +72,8 @@ def fit(arguments: Sequence[str]) -> str:
         cli = parse(recipes, start, rest, output)
     model, data, trainer = cli.model, cli.datamodule, cli.trainer
     if start is not None:
+        if options.config:
+            _refuse_other_network(recipes, start, f"{options.source}", rest)
         take_weights(model, start)
         if cli.config.encoder_weights:
             logger.info("encoder_weights %s left out: the weights come from %s", cli.config.encoder_weights, options.source)
@@ -147,6 +151,29 @@ def _refuse_other_classes(model: SpineModel, data: SpineDataModule) -> None:
             codes.table(model.labels)
         except ValueError as error:
             raise UsageError(f"{error}; --model.labels [{', '.join(codes.labels)}] trains on all of them") from error
+
+
+def _refuse_other_network(recipes: Sequence[Path], start: SpineModel, source: str, rest: Sequence[str]) -> None:
+    """Refuse recipes that describe another network than the one to start from, except where the command line says what it is."""
+    tables = [recipe.get("model") for recipe in map(read_recipe, recipes)]
+    described = dict(start.arguments)
+    if any(isinstance(table, str) or "class_path" in (table or {}) for table in tables):  # whose own defaults hold
+        described = {name: part.default for name, part in signature(type(start)).parameters.items() if name in described}
+    for table in tables:
+        if isinstance(table, dict):
+            told = {**table, **(table.get("init_args") or {})}
+            described |= {name: value for name, value in told.items() if name in described}
+    given = {re.split(r"[=+]", word)[0].removeprefix("--model.").removeprefix("init_args.") for word in rest}
+    described |= {name: start.arguments[name] for name in given & {*described}}
+    with torch.device("meta"):
+        wanted = type(start)(start.labels, **described).arguments  # in full, as those of the start are
+    if differing := [name for name, value in wanted.items() if start.arguments[name] != value]:
+        theirs, ours = (", ".join(f"{name}={each[name]}" for name in differing) for each in (wanted, start.arguments))
+        options = " ".join(f"--model.{name}={start.arguments[name]}" for name in differing)
+        raise UsageError(
+            f"{' and '.join(map(str, recipes))} describes {type(start).__name__} with {theirs}, and {source} has {ours}; "
+            f"start from a model of the same network, or give {options} if that is meant"
+        )
 
 
 def _refuse_learnt(parent: LoadedModel[SpineModel], data: SpineDataModule) -> None:

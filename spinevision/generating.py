@@ -14,11 +14,13 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import ModelCheckpoint
 from PIL import Image
+from torch import Generator
+from torch.utils.data import DataLoader, DistributedSampler
 
 from spinevision.augment import AugmentSettings
 from spinevision.data.datamodule import SpineDataModule
-from spinevision.data.dataset import PairReader
-from spinevision.data.manifest import Manifest, Row, Unit
+from spinevision.data.dataset import Feed, PairReader
+from spinevision.data.manifest import DatasetError, Manifest, Row, Unit
 from spinevision.data.wording import counted, listed
 from spinevision.files import write_text
 from spinevision.images import contact_sheet, mask_to_display, write_image
@@ -88,7 +90,7 @@ def train_generator(
     workers: int | None = None,
     device: str | None = None,
 ) -> str:
-    """Train a SPADE generator on the train part of a dataset and leave a run folder.
+    """Train a SPADE generator on the train part of a dataset and leave a run folder; frames that were made are left out.
 
     The folder holds ``config.yaml`` and ``splits.csv``, and after every epoch ``checkpoints/last.ckpt`` and ``metrics.csv`` (mean
     losses of each epoch); twenty times in a training ``samples.png`` is drawn: some training frames, their label maps, and what the
@@ -99,7 +101,7 @@ def train_generator(
         output: a new folder; of a training to be continued, its folder.
         epochs: in all.
         resume: go on from the last checkpoint, with the same settings; on a processor as if it had never stopped, to the last bit.
-        workers: loader processes; None shares the processor cores.
+        workers: loader processes, which change nothing but the speed; None shares the processor cores.
         device: None takes a GPU where there is one.
 
     Returns:
@@ -210,24 +212,46 @@ def _check_same_data(data: SpineDataModule, output: Path) -> None:
         )
 
 
+class _Frames(SpineDataModule):
+    """Training frames in an order that seed and epoch alone decide; the loader draws no random number that training uses."""
+
+    def _sampler(self, part: str, feed: Feed) -> DistributedSampler:
+        sampler: DistributedSampler = DistributedSampler(feed, num_replicas=1, rank=0, seed=self.seed)  # type: ignore[arg-type]
+        assert self.trainer is not None
+        # Lightning does so too, but of a resumed training after the workers have begun; its current_epoch is one behind here.
+        sampler.set_epoch(self.trainer.fit_loop.epoch_progress.current.processed)  # type: ignore[attr-defined]
+        return sampler
+
+    def train_dataloader(self) -> DataLoader:
+        """Shuffled training batches."""
+        loader = super().train_dataloader()
+        loader.generator = Generator()  # else it draws a seed for its workers: at the first epoch, at every one or when resumed
+        return loader
+
+
 def _data_of(settings: GeneratorSettings, workers: int | None) -> SpineDataModule:
-    """The dataset, divided anew or as a run divided it."""
-    if settings.splits is None:
-        return SpineDataModule(
-            settings.data, settings.split_by, settings.fractions, settings.seed, settings.batch_size, workers, augment=_AUGMENT
-        )
-    if settings.split_by or settings.fractions != GeneratorSettings.fractions:
+    """The dataset without frames that were made, divided anew or as a run divided it."""
+    run = None if settings.splits is None else splits_of(settings.splits)
+    if run and (settings.split_by or settings.fractions != GeneratorSettings.fractions):
         raise UsageError("the parts come from --splits, so leave --split-by and --fractions out")
-    run = splits_of(settings.splits)
-    data = SpineDataModule(
-        settings.data, run.unit, seed=settings.seed, batch_size=settings.batch_size, num_workers=workers, augment=_AUGMENT
-    )
-    parts = run_parts(data.manifest, run, settings.splits)
+    unit = run.unit if run else settings.split_by
+    data = _Frames(settings.data, unit, settings.fractions, settings.seed, settings.batch_size, workers, augment=_AUGMENT)
+    data.manifest = _real(data.manifest)
+    if run is None:
+        return data
+    parts = run_parts(data.manifest, run, str(settings.splits))
     rows, answered = (
         tuple(replace(row, part=parts[row.name]) for row in some) for some in (data.manifest.rows, data.manifest.answered)
     )
     data.manifest = replace(data.manifest, rows=rows, answered=answered)
     return data
+
+
+def _real(manifest: Manifest) -> Manifest:
+    rows, answered = (tuple(row for row in some if not row.made) for some in (manifest.rows, manifest.answered))
+    if not rows and not answered:
+        raise DatasetError(f"every frame of {manifest.source} was made from others; give the dataset that it was made from")
+    return replace(manifest, rows=rows, answered=answered)
 
 
 class _Record(Callback):
@@ -283,13 +307,13 @@ def splits_of(run: str) -> RunSplits:
 
 
 def run_parts(manifest: Manifest, splits: RunSplits, run: str) -> dict[str, str]:
-    """The part of every frame by its name, as a run had it.
+    """The part of every frame by its name, as a run had it; empty for a made frame that it does not know.
 
     Raises:
-        UsageError: frames that the run does not know.
+        UsageError: other frames that the run does not know.
     """
     parts = {row.name: splits.part(row) for row in manifest.frames}
-    if unknown := [name for name, part in parts.items() if not part]:
+    if unknown := [row.name for row in manifest.frames if not (parts[row.name] or row.made)]:
         raise UsageError(
             f"{run} does not know {counted(len(unknown), 'frame')} of {manifest.source}: {listed(unknown)}; "
             "give a run that was trained on this dataset"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar, cast
@@ -58,6 +59,15 @@ class LoadedModel(Generic[M]):
     splits: RunSplits | None
     clips: ClipSettings = field(default_factory=ClipSettings)
 
+    @property
+    def note(self) -> str | None:
+        """As :attr:`RunSplits.note`; of a model without its run, what the results saved with it say of its validation frames."""
+        if self.splits is not None:
+            return self.splits.note
+        training = (self.model.results or {}).get("training")
+        told = training.get("validation") if isinstance(training, dict) else None
+        return " ".join(told.split()) if isinstance(told, str) else None
+
 
 def open_model(source: str) -> LoadedModel[SpineModel]:
     """Load a model by Hub id, model folder or run folder; of a run that was cut off, its best checkpoint.
@@ -95,6 +105,27 @@ def open_on(source: str, device: str | None = None) -> LoadedModel[SpineModel]:
     target = find_device(device)
     loaded = open_model(source)
     return replace(loaded, model=loaded.model.to(target))
+
+
+def short_names(sources: Sequence[str]) -> list[str]:
+    """A name for each model, the last part of its path (of ``RUN/model`` the run), with more of it where two would be the same.
+
+    Raises:
+        UsageError: the same model twice.
+    """
+    paths = [_path_parts(source) for source in sources]
+    for depth in range(1, max(map(len, paths)) + 1):
+        names = ["-".join(path[-depth:]) for path in paths]
+        if len({name.casefold() for name in names}) == len(names):
+            return names
+    twice = next(source for source, path in zip(sources, paths, strict=True) if paths.count(path) > 1)
+    raise UsageError(f"{twice} is named twice; name each model once")
+
+
+def _path_parts(source: str) -> tuple[str, ...]:
+    folder = Path(source)
+    parts = [part for part in (folder.resolve() if folder.exists() else folder).parts if part not in (folder.anchor, "/", "..")]
+    return tuple(parts[:-1] if parts[-1] == "model" and len(parts) > 1 else parts)
 
 
 def find_device(name: str | None) -> torch.device:

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from spinevision.analysis.evaluate import evaluate
-from spinevision.analysis.parts import model_name, parts_page
+from spinevision.analysis.parts import parts_page
 from spinevision.analysis.presence import evaluate_presence, presence_text, write_presence_results
 from spinevision.analysis.results import results_text, write_results
 from spinevision.analysis.summary import IntervalUnit
 from spinevision.data.check import DatasetReport, inspect
-from spinevision.data.clips import ClipSettings
-from spinevision.data.manifest import DatasetError, Row, Unit, read_manifest
+from spinevision.data.clips import ClipSettings, tell_jumps
+from spinevision.data.manifest import DatasetError, Manifest, Row, Unit, read_manifest
 from spinevision.data.presence import check_presence_labels, presence_table
 from spinevision.data.wording import counted, listed
 from spinevision.files import write_text
@@ -25,7 +26,8 @@ from spinevision.models.base import SpineModel
 from spinevision.models.classifier import SpineClassifier
 from spinevision.models.segmenter import SpineSegmenter
 from spinevision.recipes import UsageError
-from spinevision.runs import LoadedModel, RunSplits, describe_model
+from spinevision.runs import LoadedModel, RunSplits, describe_model, short_names
+from spinevision.tables import safe_cell
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,8 @@ def score(
         return results, presence_text(results)
     assert isinstance(model, SpineSegmenter)
     about |= clips_of(model, clips)
+    if model.window_length > 1:
+        tell_jumps(rows, clips)
     evaluation = evaluate(model, rows, report.codes, unit, clips=clips)
     results = write_results(evaluation, model, report.codes, output, about=about, intervals=intervals)
     return results, results_text(results)
@@ -104,28 +108,60 @@ def evaluate_model(
         UsageError: intervals over frames asked of a classifier.
         DatasetError: data that cannot be used, or no frame in the part.
     """
-    model, manifest = loaded.model, read_manifest(data)
-    presence = isinstance(model, SpineClassifier)
-    if presence and intervals == "frame":
+    chosen = _choose(loaded, read_manifest(data), data, part)
+    return _score_part(loaded, chosen, data, output, split_by, _check_intervals(loaded, intervals))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The frames to score, out of which dataset, and what is said of them."""
+
+    manifest: Manifest
+    name: str
+    rows: tuple[Row, ...]
+    told_by: str | None
+    unit: Unit
+    note: str | None
+
+
+def _check_intervals(loaded: LoadedModel[SpineModel], intervals: IntervalUnit) -> IntervalUnit:
+    if intervals == "frame" and isinstance(loaded.model, SpineClassifier):
         raise UsageError("the intervals of a classifier are over patients or sequences; leave --intervals out")
+    return intervals
+
+
+def _choose(loaded: LoadedModel[SpineModel], manifest: Manifest, data: str, part: str | None) -> _Part:
+    """The frames of a part that the model may be scored on."""
+    presence = isinstance(loaded.model, SpineClassifier)
     frames = manifest.frames if presence else manifest.rows
     if not presence:
         manifest.require_masks()
     parts, told_by, unit = parts_of(loaded.splits, loaded.source, frames, manifest.unit)
-    part, rows, note = choose_frames(parts, told_by, frames, part, data)
-    if loaded.splits and loaded.splits.note and told_by == f"the run {loaded.source}":
-        note = "; ".join(filter(None, (note, loaded.splits.note)))
-    if note:
-        logger.warning("%s: %s", data, note)
+    name, rows, note = choose_frames(parts, told_by, frames, part, data)
+    leak = loaded.note
+    if loaded.splits is None:  # so that nobody knows whether these are frames of its training
+        leak = leak and f"in its training, {leak}"
+    elif told_by != f"the run {loaded.source}":
+        leak = None
+    return _Part(manifest, name, rows, told_by, unit, "; ".join(filter(None, (note, leak))) or None)
+
+
+def _score_part(
+    loaded: LoadedModel[SpineModel], chosen: _Part, data: str, output: Path, split_by: Unit | None, intervals: IntervalUnit
+) -> str:
+    """Score a model on chosen frames, write the results folder, and describe the results for people."""
+    model, manifest, rows = loaded.model, chosen.manifest, chosen.rows
+    if chosen.note:
+        logger.warning("%s: %s", data, chosen.note)
     # Without a classes.json what mask values mean is only known from all masks together.
     masked, answered = (tuple(row for row in rows if (row.mask is None) == bare) for bare in (False, True))
     report = inspect(replace(manifest, rows=masked, answered=answered) if manifest.codes else manifest)
     report.refuse()
     about = {
         "model": describe_model(model, loaded.source),
-        "data": {"source": data, "part": part, "split_from": told_by, "note": note},
+        "data": {"source": data, "part": chosen.name, "split_from": chosen.told_by, "note": chosen.note},
     }
-    return score(model, rows, report, split_by or unit, output, about, loaded.clips, intervals)[1]
+    return score(model, rows, report, split_by or chosen.unit, output, about, loaded.clips, intervals)[1]
 
 
 def evaluate_parts(
@@ -145,7 +181,8 @@ def evaluate_parts(
         data: dataset folder or Hub id.
         output: folder for a results folder of each part and ``parts.md``.
         parts: at least two.
-        beside: the output of an earlier call with the same parts, for another model of the same classes, whose lines come first.
+        beside: the output of an earlier call with the same dataset and parts, for another model of the same classes, whose lines
+            come first. The test part must be the same frames; train and validation are what each model had.
         split_by: as in :func:`evaluate_model`.
         intervals: likewise.
 
@@ -158,21 +195,41 @@ def evaluate_parts(
     """
     if len(set(parts)) < len(parts):
         raise UsageError(f"--part names {listed(parts)}; name each part once")
-    earlier = {} if beside is None else _read_parts(beside, parts)
+    _check_intervals(loaded, intervals)
+    manifest = read_manifest(data)
+    chosen = {part: _choose(loaded, manifest, data, part) for part in parts}
+    earlier = [] if beside is None else [_read_parts(beside, parts)]
+    for each in earlier:
+        _check_beside(f"{beside}", each, loaded, data, chosen)
+    names = short_names([*(str(each[parts[0]]["model"]["source"]) for each in earlier), loaded.source])
     texts = []
     for part in parts:
-        text = evaluate_model(loaded, data, output / part, part=part, split_by=split_by, intervals=intervals)
-        texts.append(f"{part}: {text}")
-    found = _read_parts(output, parts)
-    if earlier and {name: [*each["classes"]] for name, each in earlier.items()} != {
-        name: [*each["classes"]] for name, each in found.items()
-    }:
-        raise UsageError(f"{beside} holds scores of other classes; give the evaluation of a model of the same")
-    evaluations = {model_name(each[parts[0]]): each for each in (earlier, found) if each}
-    if earlier and len(evaluations) < 2:
-        raise UsageError(f"the model evaluated in {beside} has the same name; give its run folder another")
-    write_text(output / "parts.md", parts_page(evaluations))
+        texts.append(f"{part}: {_score_part(loaded, chosen[part], data, output / part, split_by, intervals)}")
+    write_text(output / "parts.md", parts_page(dict(zip(names, [*earlier, _read_parts(output, parts)], strict=True))))
     return "\n".join(texts)
+
+
+def _check_beside(
+    beside: str, earlier: dict[str, dict[str, Any]], loaded: LoadedModel[SpineModel], data: str, chosen: dict[str, _Part]
+) -> None:
+    """Refuse earlier scores that cannot stand in one table with those to come."""
+    presence = isinstance(loaded.model, SpineClassifier)
+    classes = [*loaded.model.labels] if presence else [*loaded.model.labels.foreground.values()]
+    for part, results in earlier.items():
+        entries = results["classes"]
+        if [*entries] != classes or any(("dice_per_image" in entry) == presence for entry in entries.values()):
+            raise UsageError(f"{beside} holds scores of other classes; give the evaluation of a model of the same")
+        source = str(results["data"]["source"])
+        if Path(source).resolve() != Path(data).resolve():
+            raise UsageError(f"{beside} holds scores on {source}, not on {data}; give the evaluation on the same dataset")
+        if part in ("test", "all"):
+            with Path(beside, part, "per_frame.csv").open(newline="", encoding="utf-8") as file:
+                _, *lines = csv.reader(file)
+            if differing := {line[0] for line in lines} ^ {safe_cell(row.name) for row in chosen[part].rows}:
+                raise UsageError(
+                    f"the {part} part scored in {beside} holds other frames than that of {loaded.source}, such as "
+                    f"{min(differing)}; a table takes models that were tested on the same frames"
+                )
 
 
 def _read_parts(folder: Path, parts: Sequence[str]) -> dict[str, dict[str, Any]]:
@@ -221,19 +278,23 @@ def choose_frames(
 ) -> tuple[str, tuple[Row, ...], str | None]:
     """The part to score (``test``, or ``all`` where no parts are known, if None is asked for), its frames, and a note.
 
+    Frames that were made from others are left out.
+
     Raises:
         DatasetError: a part that is not known or empty.
     """
-    note = None
+    notes = []
     if told_by is None:
         if part not in (None, "all"):
             raise DatasetError(
                 f"it is not known which frames of {data} are the {part} part; fill the split column, or score all with --part all"
             )
         part = "all"
-        note = "no split is known, so all frames are scored; if the model was trained on some of them, the numbers are too good"
+        notes.append(
+            "no split is known, so all frames are scored; if the model was trained on some of them, the numbers are too good"
+        )
     elif part == "all":
-        note = "frames of the train part are among those scored, so the numbers are too good"
+        notes.append("frames of the train part are among those scored, so the numbers are too good")
     part = part or "test"
     rows = tuple(row for row in frames if part in ("all", parts[row.name]))
     counts = Counter(parts.values())
@@ -241,5 +302,10 @@ def choose_frames(
         known = ", ".join(f"{name or 'no part'} {count}" for name, count in counts.items())
         raise DatasetError(f"no frame of {data} is in the {part} part (frames by {told_by}: {known}); choose another with --part")
     if part != "all" and counts[""]:
-        note = f"{counted(counts[''], 'frame')} in no part of {told_by}, left out"
-    return part, rows, note
+        notes.append(f"{counted(counts[''], 'frame')} in no part of {told_by}, left out")
+    real = tuple(row for row in rows if not row.made)
+    if not real:
+        raise DatasetError(f"every frame of {data} in the {part} part was made from others, on which nothing is measured")
+    if made := len(rows) - len(real):
+        notes.append(f"{counted(made, 'frame')} made from others, left out")
+    return part, real, "; ".join(notes) or None

@@ -231,6 +231,19 @@ def test_without_a_frame_that_holds_a_class_nothing_is_compared(tmp_path: Path) 
     Page(tmp_path / "out" / "comparison.html").check()
 
 
+def test_made_frames_are_left_out_and_leaking_model_folders_noted(tmp_path: Path) -> None:
+    data = dataset(tmp_path / "data", 2)
+    header, *rows = (data / "metadata.csv").read_text().splitlines()
+    (data / "metadata.csv").write_text("\n".join([f"{header},generated", *(f"{row},1" for row in rows[:2]), *rows[2:]]))
+    leaking = RedModel(LABELS)
+    leaking.results = {"training": {"validation": "validation frames leak"}}
+    compare_models([loaded(RedModel(LABELS), "a"), loaded(leaking, "b/model")], str(data), tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text())
+    assert found["frames"] == 4
+    assert found["data"]["notes"][0].endswith("2 frames made from others, left out")
+    assert found["data"]["notes"][1] == "b: validation frames leak"
+
+
 def test_models_that_cannot_be_compared_are_named(tmp_path: Path) -> None:
     one = loaded(RedModel(LABELS), "a")
     with pytest.raises(UsageError, match="a finds bone, disc and b finds nerve"):

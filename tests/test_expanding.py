@@ -24,6 +24,7 @@ from spinevision.models.spade import SpadeGenerator, read_checkpoint
 from spinevision.phantom import write_phantoms
 from spinevision.recipes import UsageError
 from spinevision.runs import write_splits
+from spinevision.tables import write_table
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -176,6 +177,41 @@ def test_a_part_is_a_dataset_of_its_own(folder: Path, run: Path, tmp_path: Path)
     assert len(list((tmp_path / "test").rglob("*.png"))) == 2 * len(expected)
 
 
+def test_copies_are_kept_and_neither_learnt_from_nor_counted(
+    folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = {row["patient"]: row["part"] for row in rows_of(run / "splits.csv")}
+    set_column(folder, split=parts)
+    rows = rows_of(folder / "metadata.csv")
+    copied = next(row for row in rows if row["split"] == "train")
+    masks = {read_mask(folder / row["mask_file_name"]).tobytes() for row in rows if row["split"] == "train"}
+    (folder / "copy.png").write_bytes((folder / copied["file_name"]).read_bytes())
+    Image.new("L", (30, 24)).save(folder / "empty.png")
+    rows = [{**row, "augmented": ""} for row in rows]
+    rows.append({**copied, "file_name": "copy.png", "mask_file_name": "empty.png", "augmented": "1"})
+    write_table(folder / "metadata.csv", [*rows[0]], [[*row.values()] for row in rows])
+    given: list[bytes] = []
+    monkeypatch.setattr("spinevision.expanding.vary_map", lambda ids, draws: (given.append(ids.tobytes()), ids)[1])
+    told = expand_dataset(folder, run, tmp_path / "new", share=1, progress=False)
+    learnt = sum(row["split"] == "train" for row in rows) - 1
+    assert f"18 frames and 1 made frame of {folder}, {learnt} frames of them for training" in told
+    assert f"{learnt} generated frames" in told
+    assert len(given) == learnt
+    assert set(given) <= masks
+    kept = rows_of(tmp_path / "new" / "metadata.csv")[18]
+    assert kept == {**rows[-1], "generated": ""}
+
+
+def test_no_folder_is_written_inside_the_dataset(folder: Path, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+    for output in (folder / "images" / "new", Path("new")):
+        with pytest.raises(UsageError, match="lies inside the dataset"):
+            expand_dataset(folder, run, output, share=0, progress=False)
+        with pytest.raises(UsageError, match="lies inside the dataset"):
+            copy_part(folder, run, output, "test")
+        assert not output.exists()
+
+
 # Label maps
 
 
@@ -242,6 +278,20 @@ def test_a_generator_run_that_broke_off_goes_on_bit_for_bit_and_only_as_it_began
 
 
 @pytest.mark.slow
+def test_the_number_of_workers_changes_nothing_nor_does_an_interruption_with_them(folder: Path, tmp_path: Path) -> None:
+    settings = GeneratorSettings(str(folder), **SMALL)
+    for workers in (0, 1):
+        train_generator(settings, tmp_path / str(workers), epochs=3, workers=workers, device="cpu")
+    for epochs in (2, 3):
+        train_generator(settings, tmp_path / "resumed", epochs=epochs, resume=epochs == 3, workers=1, device="cpu")
+    losses = [(tmp_path / name / "metrics.csv").read_text() for name in ("0", "1", "resumed")]
+    assert losses[0] == losses[1] == losses[2]
+    one, *others = (read_checkpoint(tmp_path / name / "checkpoints" / "last.ckpt") for name in ("0", "1", "resumed"))
+    for other in others:
+        assert all(torch.equal(tensor, other["state_dict"][name]) for name, tensor in one["state_dict"].items())
+
+
+@pytest.mark.slow
 def test_a_generator_learns_from_training_frames_alone(
     folder: Path, run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,11 +300,18 @@ def test_a_generator_learns_from_training_frames_alone(
     monkeypatch.setattr(
         SpadeGenerator, "training_step", lambda self, batch, index: (seen.update(batch.names), step(self, batch, index))[1]
     )
+    rows = [{**row, "augmented": ""} for row in rows_of(folder / "metadata.csv")]
+    for row in rows[:3]:
+        (folder / row["file_name"]).with_suffix(".copy.png").write_bytes((folder / row["file_name"]).read_bytes())
+        name = Path(row["file_name"]).with_suffix(".copy.png").as_posix()
+        rows.append({**row, "file_name": name, "augmented": "1"})  # a copy, which is no frame to learn from
+    write_table(folder / "metadata.csv", [*rows[0]], [[*row.values()] for row in rows])
     words = ["data", "generator", str(folder), "--output", str(tmp_path / "generator"), "--splits", str(run), "--epochs", "1"]
     words += ["--size", "64", "64", "--width", "1", "--batch-size", "4", "--workers", "0", "--device", "cpu"]
     assert main(words) == 0
     parts = {row["frame"]: row["part"] for row in rows_of(run / "splits.csv")}
-    assert {parts[name] for name in seen} == {"train"}
+    assert {parts.get(name, "made") for name in seen} == {"train"}
+    assert f"on {list(parts.values()).count('train')} training frames of" in capsys.readouterr().out
     assert len(seen) >= list(parts.values()).count("train") - 1  # a last batch of one is left out
     assert (tmp_path / "generator" / "splits.csv").read_bytes() == (run / "splits.csv").read_bytes()
     assert (

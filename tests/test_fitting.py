@@ -23,7 +23,7 @@ from lightning.pytorch import Trainer
 from red_model import write_dataset
 from safetensors.torch import load_file
 
-from spinevision import AttentionUNet, PNSNet, ResNetClassifier, SpineCascade, SpineModel, UNet
+from spinevision import AttentionUNet, FUNet, PNSNet, ResNetClassifier, SpineCascade, SpineModel, TransUNet, UNet
 from spinevision.data import check
 from spinevision.data.manifest import DatasetError
 from spinevision.fitting import fit
@@ -280,6 +280,50 @@ def test_fine_tuning_makes_the_head_anew_for_other_classes_and_says_so(
     model = open_model(str(tmp_path / "run")).model
     assert list(model.labels) == ["background", "nerve", "blood", "bone"]
     assert json.loads((tmp_path / "run" / "results.json").read_text())["training"]["started_from"] == "model"
+
+
+def test_a_recipe_that_describes_another_network_than_the_start_is_refused(
+    phantom_folder: Path, tmp_path: Path, begun: dict[str, Any]
+) -> None:
+    UNet(["nerve"], width=4).save_pretrained(tmp_path / "start")
+    recipe = tmp_path / "mine.yaml"
+    words = ["--config", str(recipe), "--from", str(tmp_path / "start"), "--data.root", str(phantom_folder)]
+    words += ["--output", str(tmp_path / "run")]
+    for text, width in (("class_path: UNet", 64), ("class_path: UNet, init_args: {width: 6}", 6)):
+        recipe.write_text(f"model: {{{text}}}")
+        sentence = rf"mine.yaml describes UNet with width={width}, and .*start has width=4; start from .*or give --model.width=4 if"
+        with pytest.raises(UsageError, match=sentence):
+            fit(words)
+        assert not begun and not (tmp_path / "run").exists()
+    for text, more in (("class_path: UNet", ["--model.width=4"]), ("class_path: UNet, init_args: {width: 4}", [])):
+        recipe.write_text(f"model: {{{text}}}")
+        with pytest.raises(Begun):
+            fit([*words, *more])
+        assert begun.pop("model").arguments == {"width": 4}
+
+
+@pytest.mark.slow
+def test_an_ablation_does_not_become_the_full_network(phantom_folder: Path, tmp_path: Path, begun: dict[str, Any]) -> None:
+    data = ["--data.root", str(phantom_folder), "--output", str(tmp_path / "run")]
+    base = FUNet(["nerve"], width=8, inter_frame_attention=False, channel_attention=False)
+    base.save_pretrained(tmp_path / "base")
+    start = ["--from", str(tmp_path / "base"), *data, "--model.width=8"]
+    sentence = (
+        r"funet-spinal-nerve.2-clips\S* describes FUNet with inter_frame_attention=True, channel_attention=True, and \S*base has "
+        r"inter_frame_attention=False, channel_attention=False; start from .* give --model.inter_frame_attention=False"
+    )
+    with pytest.raises(UsageError, match=sentence):
+        fit(["--config", "funet-spinal-nerve/2-clips", *start])
+    meant = ["--model.init_args.inter_frame_attention=false", "--model.channel_attention", "false"]
+    for words in (["--config", "funet-base-spinal-nerve/2-clips"], ["--config", "funet-spinal-nerve/2-clips", *meant], []):
+        with pytest.raises(Begun):
+            fit([*words, *start])
+        assert begun.pop("model").arguments == base.arguments
+    small = {name: value for name, value in TransUNet.SMALL.items() if name != "hidden_size"}  # which the class then works out
+    TransUNet(["nerve"], **small).save_pretrained(tmp_path / "trans")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"model": {"class_path": "TransUNet", "init_args": small}}))
+    with pytest.raises(Begun):
+        fit(["--config", str(tmp_path / "mine.yaml"), "--from", str(tmp_path / "trans"), *data])
 
 
 def test_take_weights_copies_all_but_a_head_of_other_classes() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import shutil
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +15,27 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from red_model import RedModel, write_dataset
+from red_model import RedClipModel, RedModel, write_dataset
 
-from spinevision import UNet
+from spinevision import ResNetClassifier, UNet
 from spinevision.data.manifest import DatasetError
 from spinevision.hub.config import ModelFolderError
+from spinevision.recipes import UsageError
 from spinevision.runs import LoadedModel, open_model, open_on
-from spinevision.scoring import evaluate_model
+from spinevision.scoring import evaluate_model, evaluate_parts
 
 BINARY = {0: "background", 255: "nerve"}
 MARKED = np.pad(np.ones((4, 8), np.uint8), ((0, 4), (0, 0)))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _blank_figures_in_reports() -> Iterator[None]:
+    """Reports have tests of their own, and drawing takes most of the time."""
+    blank = io.BytesIO()
+    Image.new("L", (8, 8)).save(blank, "PNG")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("spinevision.analysis.report.png", lambda figure: blank.getvalue())
+        yield
 
 
 @pytest.fixture
@@ -33,6 +47,13 @@ def folder(tmp_path: Path) -> Path:
 
 def results(output: Path) -> dict[str, Any]:
     return json.loads((output / "results.json").read_text())
+
+
+def mark_made(folder: Path, stems: str) -> None:
+    """Say of frames that they are copies of others."""
+    header, *rows = (folder / "metadata.csv").read_text().splitlines()
+    marked = [f"{row},{'copy 1' if Path(row.split(',')[0]).stem in stems.split() else ''}" for row in rows]
+    (folder / "metadata.csv").write_text("\n".join([f"{header},augmented", *marked]))
 
 
 def scored(output: Path) -> list[str]:
@@ -167,6 +188,96 @@ def test_a_part_without_frames_is_refused_with_the_parts_there_are(folder: Path,
     loaded = with_splits(folder, tmp_path / "run", {"A": "train", "B": "train", "C": "validation"})
     with pytest.raises(DatasetError, match=r"no frame of .* is in the test part .*train 4, validation 2, no part 2\)"):
         evaluate_model(loaded, str(folder), tmp_path / "out")
+
+
+@pytest.mark.parametrize(("part", "expected"), [("train", ["A0", "B0", "B1"]), ("all", ["A0", "B0", "B1", "C1"]), (None, ["C1"])])
+def test_made_frames_are_not_scored_and_counted(folder: Path, tmp_path: Path, part: str | None, expected: list[str]) -> None:
+    mark_made(folder, "A1 C0 D0 D1")
+    parts = {"A": "train", "B": "train", "C": "test", "D": "validation"}
+    loaded = with_splits(folder, tmp_path / "run", parts)
+    evaluate_model(loaded, str(folder), tmp_path / "out", part=part)
+    assert scored(tmp_path / "out") == expected
+    made = "4 frames" if part == "all" else "1 frame"
+    assert f"{made} made from others, left out" in results(tmp_path / "out")["data"]["note"]
+    with pytest.raises(DatasetError, match=r"every frame of .* in the validation part was made from others"):
+        evaluate_model(loaded, str(folder), tmp_path / "other", part="validation")
+
+
+def test_made_frames_are_not_scored_where_no_parts_are_known(folder: Path, tmp_path: Path) -> None:
+    mark_made(folder, "A1 C0 D0 D1")
+    evaluate_model(LoadedModel(RedModel(["nerve"]), "a model", None), str(folder), tmp_path / "out")
+    assert scored(tmp_path / "out") == ["A0", "B0", "B1", "C1"]
+    note = results(tmp_path / "out")["data"]["note"]
+    assert note.startswith("no split is known") and note.endswith("; 4 frames made from others, left out")
+
+
+def test_a_model_folder_keeps_the_note_of_a_split_that_leaks(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    loaded = with_splits(folder, run, {"A": "train", "D": "test"})
+    (run / "splits.csv").write_text((run / "splits.csv").read_text().replace("part\n", "part,leak\n").replace("n\n", "n,leak\n"))
+    note = open_model(str(run)).note
+    assert note == "validation frames are of the same patients as training frames: not a measure of unseen patients"
+    told = {"training": {"validation": note}}
+    UNet(["nerve"], width=4).save_pretrained(run / "model", results=told)
+    shutil.copytree(run / "model", tmp_path / "elsewhere")
+    alone = open_model(str(tmp_path / "elsewhere"))
+    assert (alone.splits, alone.note) == (None, note)
+    loaded.model.results = told
+    evaluate_model(LoadedModel(loaded.model, "elsewhere", None), str(folder), tmp_path / "out")
+    assert note in results(tmp_path / "out")["data"]["note"]
+    loaded.model.results = {"training": "none"}
+    assert LoadedModel(loaded.model, "odd", None).note is None
+
+
+# Several parts in one table
+
+
+@pytest.mark.slow
+def test_two_models_in_one_table_were_tested_on_the_same_frames(folder: Path, tmp_path: Path) -> None:
+    parts = {"A": "train", "B": "train", "C": "validation", "D": "test"}
+    one = with_splits(folder, tmp_path / "one", parts)
+    two = with_splits(folder, tmp_path / "two", {**parts, "B": "validation", "C": "train"})
+    asked = ["validation", "test"]
+    evaluate_parts(one, str(folder), tmp_path / "first", asked)
+    lines = (tmp_path / "first" / "parts.md").read_text().splitlines()
+    assert lines[2].startswith("| nerve | one | validation | 2 | 1 patient |")
+    evaluate_parts(two, str(folder), tmp_path / "second", asked, beside=tmp_path / "first")
+    lines = [line for line in (tmp_path / "second" / "parts.md").read_text().splitlines() if line.startswith("| nerve")]
+    assert [line.split(" | ")[1] for line in lines] == ["one"] * 3 + ["two"] * 3
+
+    def refused(loaded: LoadedModel, data: Path, sentence: str) -> None:
+        with pytest.raises(UsageError, match=sentence):
+            evaluate_parts(loaded, str(data), tmp_path / "no", asked, beside=tmp_path / "first")
+        assert not (tmp_path / "no").exists()  # before anything is scored
+
+    other = shutil.copytree(folder, tmp_path / "other")
+    refused(two, other, r"first holds scores on .*data, not on .*other")
+    three = with_splits(folder, tmp_path / "three", {**parts, "B": "test"})
+    refused(three, folder, r"the test part scored in .*first holds other frames than that of .*three, such as images/B0\.png")
+    refused(one, folder, "one is named twice")
+    refused(replace(two, model=RedModel(["bone"])), folder, "scores of other classes")
+    refused(replace(two, model=ResNetClassifier(["nerve"], **ResNetClassifier.SMALL)), folder, "scores of other classes")
+
+
+def test_model_folders_of_two_runs_have_two_names_in_a_table(folder: Path, tmp_path: Path) -> None:
+    frames = [(f"{patient}{index}", patient, MARKED, 255 * MARKED) for patient in "AB" for index in range(2)]
+    data = write_dataset(tmp_path / "column", frames, BINARY, parts=["validation", "validation", "test", "test"])
+    for name, before in (("one", None), ("two", tmp_path / "one")):
+        loaded = LoadedModel(RedModel(["nerve"]), f"runs/{name}/model", None)
+        evaluate_parts(loaded, str(data), tmp_path / name, ["validation", "test"], beside=before)
+    table = (tmp_path / "two" / "parts.md").read_text()
+    assert "| nerve | one | test |" in table and "| nerve | two | test |" in table
+
+
+def test_a_clip_model_says_how_far_apart_its_frames_are(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    frames = [(f"A{index}", "A", MARKED, 255 * MARKED) for index in range(4)]
+    folder = write_dataset(tmp_path / "data", frames, BINARY, order=[("film", index) for index in (0, 25, 50, 125)])
+    said = "clips of 4 frames that are not consecutive: frame_index jumps by 25 from one to the next (median) and by 75 at most"
+    for model, expected in ((RedModel(["nerve"]), False), (RedClipModel(["nerve"]), True)):
+        caplog.clear()
+        with caplog.at_level(logging.WARNING, "spinevision"):
+            evaluate_model(LoadedModel(model, "a model", None), str(folder), tmp_path / type(model).__name__)
+        assert (said in caplog.text) == expected
 
 
 @pytest.mark.slow

@@ -28,7 +28,7 @@ POINTS = 200
 
 @dataclass(frozen=True)
 class GateTest:
-    """Unseen frames as both stages see them.
+    """Test frames as both stages see them.
 
     Args:
         presence: what the classifier says of the frames, N of them, of one label.
@@ -95,22 +95,25 @@ def gate_results(
     sensitivity: float,
     cascade: Mapping[str, Any],
     timing: Mapping[str, Any],
+    untold: str | None = None,
 ) -> dict[str, Any]:
     """Everything about the gate as plain data.
 
     Args:
-        test: unseen frames.
+        test: frames of the test part.
         chosen_on: what the classifier says of the validation frames.
         gate: in use.
         sensitivity: that it was chosen for.
         cascade: results of the cascade on the test frames.
         timing: of both stages, as :func:`spinevision.analysis.answer_times.times_entry` gives it.
+        untold: a sentence without its stop, where it is not known what a model has learnt from; then nothing is called unseen.
 
     Returns:
         - ``gate``, ``sensitivity_asked``, ``frames``, ``groups``, ``unit``, ``frames_with_tissue``, ``window`` (at most so many
           frames go through the segmenter together);
-        - ``point``: :meth:`GateTest.at` of the gate; ``kept``: whether the sensitivity asked lies in the interval of that on unseen
-          groups, or below it (null without an interval), and ``statement``, the same in a sentence;
+        - ``point``: :meth:`GateTest.at` of the gate; ``kept``: whether the sensitivity asked lies in the interval of that on the
+          groups of the test part, or below it (null without an interval), and ``statement``, the same in a sentence;
+        - ``note``: ``untold``;
         - ``curve``: :meth:`GateTest.at` for :meth:`GateTest.thresholds`; ``chosen``: the same for the gates that validation frames
           give for :data:`ASKED`, each with its ``sensitivity_asked``;
         - ``classes``: for each class the scores of ``segmenter`` and ``cascade``, on the same frames;
@@ -120,7 +123,7 @@ def gate_results(
     asked = sorted({*ASKED, sensitivity})
     gates = [gate if share == sensitivity else threshold_for_sensitivity(probability, present, share) for share in asked]
     point = test.at(gate)
-    kept, statement = _kept(point, sensitivity, test.presence.unit)
+    kept, statement = _kept(point, sensitivity, test.presence.unit, _kind(untold))
     return {
         "gate": gate,
         "sensitivity_asked": sensitivity,
@@ -132,6 +135,7 @@ def gate_results(
         "point": point,
         "kept": kept,
         "statement": statement,
+        "note": untold,
         "chosen": [{"sensitivity_asked": share, **test.at(each)} for share, each in zip(asked, gates, strict=True)],
         "curve": [test.at(float(each)) for each in test.thresholds()],
         "classes": {name: _both(test.alone, cascade["classes"][name], name) for name in test.alone.names},
@@ -164,16 +168,19 @@ def _both(alone: Evaluation, cascade: Mapping[str, Any], name: str) -> dict[str,
     }
 
 
-def _kept(point: Mapping[str, Any], asked: float, unit: str) -> tuple[bool | None, str]:
-    """Whether unseen groups keep the sensitivity asked for, and the sentence that says so."""
+def _kind(untold: str | None) -> str:
+    """What the groups of the test part may be called."""
+    return "test" if untold else "unseen"
+
+
+def _kept(point: Mapping[str, Any], asked: float, unit: str, kind: str) -> tuple[bool | None, str]:
+    """Whether the groups of the test part keep the sensitivity asked for, and the sentence that says so."""
     interval = point["missed_frames_interval"]
     if interval["estimate"] is None:
-        return None, "No unseen frame holds the tissue, so it is not known what the gate lets through."
+        return None, f"No {kind} frame holds the tissue, so it is not known what the gate lets through."
     found = 1 - interval["estimate"]
-    begin = (
-        f"The gate was chosen to let through {asked:.1%} of the validation frames with the tissue; it lets through {found:.1%} of "
-    )
-    begin += f"those of {counted(interval['groups'], f'unseen {unit}')}"
+    begin = f"The gate was chosen to let through {_asked(asked)} of the validation frames with the tissue; it lets through "
+    begin += f"{found:.1%} of those of {counted(interval['groups'], f'{kind} {unit}')}"
     if interval["low"] is None or interval["low"] == interval["high"]:
         return None, f"{begin}, {'fewer' if found < asked else 'no fewer'} than was asked for; {interval['note']}."
     low, high = 1 - interval["high"], 1 - interval["low"]
@@ -182,7 +189,7 @@ def _kept(point: Mapping[str, Any], asked: float, unit: str) -> tuple[bool | Non
         return True, f"{span}: the sensitivity asked for lies in the interval."
     if asked < low:
         return True, f"{span}: more than was asked for."
-    return False, f"{span}: less than was asked for, so the gate does not keep its promise on unseen {unit}s."
+    return False, f"{span}: less than was asked for, so the gate does not keep its promise on {kind} {unit}s."
 
 
 def gate_markdown(found: Mapping[str, Any]) -> str:
@@ -190,7 +197,7 @@ def gate_markdown(found: Mapping[str, Any]) -> str:
     first, second = found["timing"]["models"].values()
     unit, clip = found["unit"], found["window"]
     texts = [
-        found["statement"],
+        f"{found['statement']} Note: {found['note']}." if found["note"] else found["statement"],
         f"{counted(found['frames'], 'frame')} of {counted(found['groups'], unit)}, part test; {found['frames_with_tissue']} hold "
         "the tissue, and how many do decides what a gate saves.",
         f"Every frame costs the classifier's {first['p50_ms']:.1f} ms (median), and a frame that passes the segmenter's "
@@ -215,10 +222,12 @@ def gate_markdown(found: Mapping[str, Any]) -> str:
 
 
 def _gates(found: Mapping[str, Any]) -> Table:
+    gates = {entry["gate"] for entry in found["chosen"]}
+    decimals = next((some for some in range(3, 17) if len({f"{gate:.{some}f}" for gate in gates}) == len(gates)), 17)
     rows = [
         (
-            f"{entry['sensitivity_asked']:.0%}" + (" (in use)" if entry["sensitivity_asked"] == found["sensitivity_asked"] else ""),
-            *(f"{entry['gate']:.3f}", f"{entry['passed']:.1%}", f"{entry['cost_ms']:.1f}"),
+            _asked(entry["sensitivity_asked"]) + (" (in use)" if entry["sensitivity_asked"] == found["sensitivity_asked"] else ""),
+            *(f"{entry['gate']:.{decimals}f}", f"{entry['passed']:.1%}", f"{entry['cost_ms']:.1f}"),
             with_interval(entry, "missed_frames", "{:.1%}"),
             _share(entry["missed_pixels"]),
             _share(entry["false_area"], 2),
@@ -285,9 +294,9 @@ def draw_gate_curve(found: Mapping[str, Any]) -> Figure:
         pixels = [entry["missed_pixels"] for entry in curve]
         lower.step(gates, pixels, where="pre", color=PALETTE[2], linestyle="--", label="missed pixels")
     asked = 1 - found["sensitivity_asked"]
-    lower.axhline(asked, color="0.4", linestyle=":", linewidth=1, label=f"asked for: at most {asked:.1%}")
+    lower.axhline(asked, color="0.4", linestyle=":", linewidth=1, label=f"asked for: at most {_asked(asked)}")
     lower.set_ylabel("share of the tissue shut off", fontsize=9)
-    lower.set_xlabel(f"gate: probability of presence; unseen {found['unit']}s", fontsize=9)
+    lower.set_xlabel(f"gate: probability of presence; {_kind(found['note'])} {found['unit']}s", fontsize=9)
     lower.set(xlim=(0, 1), ylim=(0, 1.02))
     upper.plot(found["gate"], found["point"]["cost_ms"], marker="o", color="black", markersize=5)
     for axes in (upper, lower):
@@ -296,6 +305,11 @@ def draw_gate_curve(found: Mapping[str, Any]) -> Figure:
         axes.tick_params(labelsize=8)
         axes.legend(fontsize=8, frameon=False, loc="best")
     return figure
+
+
+def _asked(share: float) -> str:
+    """A share that somebody typed, with all its digits."""
+    return f"{100 * share:.10g}%"
 
 
 def _share(value: float | None, decimals: int = 1) -> str:

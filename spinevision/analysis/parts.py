@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 from spinevision.analysis.page import UNDEFINED, Table, markdown
@@ -39,17 +38,12 @@ def parts_page(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> st
             for before, after in pairwise(entries):
                 changes = [_change(entries[before].get(score), entries[after].get(score)) for score in scores]
                 rows.append([name, model, f"{after} minus {before}", "", "", *changes])
-    found = [
-        entry.get(f"{score}_interval")
-        for parts in evaluations.values()
-        for results in parts.values()
-        for entry in results["classes"].values()
-        for score in scores
-    ]
-    level = next((interval["level"] for interval in found if interval and interval["low"] is not None), None)
     told = "No confidence interval is given where fewer than six groups have a value, and none for a difference."
-    if level is not None:
-        told = f"In brackets the {level:.0%} confidence interval over {first.get('interval_unit', first['unit'])}s. {told}"
+    kinds = {model: _intervals(parts, scores) for model, parts in evaluations.items()}
+    if len(known := {*kinds.values()} - {""}) == 1:
+        told = f"In brackets {known.pop()}. {told}"
+    elif known:
+        told = f"In brackets {'; '.join(f'of {model} {kind}' for model, kind in kinds.items() if kind)}. {told}"
     header = ("class", "model", "part", "frames", "of", *scores.values())
     notes = {
         f"{model}: {note}."
@@ -60,10 +54,22 @@ def parts_page(evaluations: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> st
     return "\n".join([markdown(Table(header, rows)), told, *(f"\n{note}" for note in sorted(notes)), ""])
 
 
+def _intervals(parts: Mapping[str, Mapping[str, Any]], scores: Mapping[str, str]) -> str:
+    """What the intervals of a model are and over what; empty where none is given."""
+    kinds = {
+        f"the {interval['level']:.0%} confidence interval over {_over(results)}": None
+        for results in parts.values()
+        for entry in results["classes"].values()
+        for score in scores
+        if (interval := entry.get(f"{score}_interval")) and interval["low"] is not None
+    }
+    return " and ".join(kinds)
+
+
+def _over(results: Mapping[str, Any]) -> str:
+    unit = results.get("interval_unit", results["unit"])
+    return "frames, which is too narrow" if unit == "frame" else f"{unit}s"
+
+
 def _change(before: float | None, after: float | None) -> str:
     return UNDEFINED if before is None or after is None else f"{after - before:+.3f}"
-
-
-def model_name(results: Mapping[str, Any]) -> str:
-    """What a table calls the model of these results: the last part of where it came from."""
-    return Path(str(results["model"].get("source", "model"))).name

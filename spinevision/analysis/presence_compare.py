@@ -25,9 +25,9 @@ def compare_presence(evaluations: Mapping[str, PresenceEvaluation], results: Map
         results: what :func:`spinevision.analysis.presence.write_presence_results` returned for each.
 
     Returns:
-        ``frames``, ``groups``, ``unit``, ``models`` (each label's scores), ``ranking`` (for each label the models from the highest
-        AUROC down, ``rank``, ``model`` and ``auroc``), ``family`` and ``pairs``: for each label and pair
-        ``auroc`` (:class:`spinevision.statistics.AurocComparison`: clustered, Obuchowski 1997) and ``right``
+        ``frames``, ``groups``, ``unit``, ``models`` (each label's scores), ``thresholds`` (of each model), ``ranking``
+        (for each label the models from the highest AUROC down, ``rank``, ``model`` and ``auroc``), ``family`` and ``pairs``: for
+        each label and pair ``auroc`` (:class:`spinevision.statistics.AurocComparison`: clustered, Obuchowski 1997) and ``right``
         (:class:`spinevision.statistics.McNemar` at each model's own threshold), each with ``p_holm``.
     """
     first = next(iter(evaluations.values()))
@@ -50,6 +50,7 @@ def compare_presence(evaluations: Mapping[str, PresenceEvaluation], results: Map
         "groups": len(set(first.groups)),
         "unit": first.unit,
         "models": {name: found["classes"] for name, found in results.items()},
+        "thresholds": {name: evaluation.threshold for name, evaluation in evaluations.items()},
         "ranking": {label: _ranking(results, label) for label in first.labels},
         "family": FAMILY,
         "pairs": pairs,
@@ -85,6 +86,7 @@ def _scores(found: Mapping[str, Any]) -> Table:
     rows = [
         (
             *(name, label, str(entry["frames_with_class"]), str(entry["frames_without_class"])),
+            f"{found['thresholds'][name]:.6g}",
             *(with_interval(entry, key) for key in keys.values()),
         )
         for label in found["ranking"]
@@ -92,10 +94,10 @@ def _scores(found: Mapping[str, Any]) -> Table:
         for entry in [classes[label]]
     ]
     caption = (
-        "Whole frames. Sensitivity, specificity and accuracy are at each model's own threshold, chosen on validation frames. In "
-        f"brackets: 95 % interval over {found['unit']}s, where there are six or more."
+        "Whole frames. Sensitivity, specificity and accuracy are at each model's own threshold. In brackets: 95 % interval over "
+        f"{found['unit']}s, where there are six or more."
     )
-    return Table(("model", "label", "frames with it", "frames without it", *keys), rows, caption)
+    return Table(("model", "label", "frames with it", "frames without it", "threshold", *keys), rows, caption)
 
 
 def _pairs(found: Mapping[str, Any]) -> Table:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import numpy as np
 import torch
@@ -17,9 +13,11 @@ from rich.progress import track
 
 from spinevision.augment import Augment, AugmentSettings
 from spinevision.data.check import inspect
-from spinevision.data.manifest import PARTS, DatasetError, Manifest, Row, found_frames, read_manifest
+from spinevision.data.copying import Cells, copy_frame, write_metadata
+from spinevision.data.found import DatasetError, FoundFrame
+from spinevision.data.manifest import PARTS, Row, found_frames, read_manifest, to_row
 from spinevision.data.wording import counted, listed
-from spinevision.files import atomic_folder, write_json, write_text
+from spinevision.files import atomic_folder
 from spinevision.images import read_frame, read_mask, write_image
 from spinevision.labels import IGNORE_INDEX, MaskCodes
 
@@ -59,8 +57,8 @@ def write_augmented(
         What was written, for people.
 
     Raises:
-        DatasetError: a folder that cannot be used, an output in use, a frame without a part, no training frame, or a number out of
-            range.
+        DatasetError: a folder that cannot be used or holds made frames, an output in use, a frame without a part, no training
+            frame, or a number out of range.
     """
     folder, output = Path(folder).expanduser(), Path(output)
     if copies < 1 or seed < 0:
@@ -69,7 +67,9 @@ def write_augmented(
         raise DatasetError(f"{output} is in use; name a new folder with --output")
     if not folder.is_dir():
         raise DatasetError(f"{folder} is not a folder; copies are made of a dataset folder")
-    manifest = read_manifest(folder)
+    manifest, found = read_manifest(folder), {frame.name: frame for frame in found_frames(folder)}
+    if any(to_row(frame, {}).made for frame in found.values()):
+        raise DatasetError(f"{folder} holds frames that were made from others; copy the dataset that it was made from")
     homeless = [row.name for row in manifest.frames if parts.get(row.name) not in PARTS]
     if homeless:
         raise DatasetError(f"the split says no part for {counted(len(homeless), 'frame')} of {folder}: {listed(homeless)}")
@@ -78,28 +78,26 @@ def write_augmented(
         raise DatasetError(f"no frame of {folder} is in the train part, so there is nothing to copy")
     report = inspect(manifest, progress=progress)
     report.refuse()
-    table, codes = _free_ignore(report.codes)
+    before = report.codes if manifest.codes or manifest.rows else None
+    table, codes = _free_ignore(before)
     augment = Augment.from_settings(settings)
-    records = {frame.name: frame.record for frame in found_frames(folder)}
-    rows: list[dict[str, Any]] = []
+    rows: list[Cells] = []
     with atomic_folder(output) as draft:
         bar = track(manifest.frames, "copies", console=Console(stderr=True), disable=not progress, transient=True)
         for index, row in enumerate(bar):
-            cells = {**records[row.name], "split": parts[row.name], COLUMN: ""}
-            rows.append(cells | _keep(row, draft, folder, table))
+            cells = {**_keep(found[row.name], folder, draft, table), "split": parts[row.name], COLUMN: ""}
+            rows.append(cells)
             for copy in range(1, copies + 1) if row.name in training else ():
                 draw = int(np.random.SeedSequence([seed, index, copy]).generate_state(1)[0])
                 rows.append(cells | {COLUMN: f"copy {copy}"} | _copy(row, draft, folder, table, augment, copy, draw))
         _refuse_twice(rows, folder)
-        columns = dict.fromkeys(["file_name", "mask_file_name", *(name for cells in rows for name in cells if name)])
-        write_text(draft / "metadata.csv", _csv([*columns], rows))
-        write_json(draft / "classes.json", {str(value): name for value, name in codes.names.items()})
-    return _told(output, rows, manifest, codes, report.codes)
+        write_metadata(draft, rows, codes)
+    return _told(output, rows, before, codes)
 
 
-def _free_ignore(codes: MaskCodes) -> tuple[np.ndarray | None, MaskCodes]:
+def _free_ignore(codes: MaskCodes | None) -> tuple[np.ndarray | None, MaskCodes | None]:
     """A table of mask values (256,) that frees 255, and the codes after it; None where 255 is free already."""
-    if IGNORE_INDEX not in codes.names:
+    if codes is None or IGNORE_INDEX not in codes.names:
         return None, codes
     free = next(value for value in range(1, IGNORE_INDEX) if value not in codes.names)
     table = np.arange(256, dtype=np.uint8)
@@ -107,25 +105,18 @@ def _free_ignore(codes: MaskCodes) -> tuple[np.ndarray | None, MaskCodes]:
     return table, MaskCodes({int(table[value]): name for value, name in codes.names.items()})
 
 
-def _keep(row: Row, draft: Path, folder: Path, table: np.ndarray | None) -> dict[str, str]:
+def _keep(frame: FoundFrame, folder: Path, draft: Path, table: np.ndarray | None) -> Cells:
     """Copy a frame and its mask as they are, but for the value of a class that was 255."""
-    assert isinstance(row.image, Path)
-    _place(draft, row.name)
-    shutil.copyfile(row.image, draft / row.name)
-    if not isinstance(row.mask, Path):
-        return {"file_name": row.name, "mask_file_name": ""}
-    name = row.mask.relative_to(folder)
-    if table is None:
-        _place(draft, name)
-        shutil.copyfile(row.mask, draft / name)
-    else:
-        name = name.with_suffix(".png")
-        _place(draft, name)
-        write_image(table[read_mask(row.mask)], draft / name)
-    return {"file_name": row.name, "mask_file_name": name.as_posix()}
+    cells = copy_frame(frame, folder, draft)
+    if table is not None and (name := cells.get("mask_file_name")):
+        values = read_mask(draft / name)
+        (draft / name).unlink()
+        cells["mask_file_name"] = Path(name).with_suffix(".png").as_posix()
+        write_image(table[values], draft / cells["mask_file_name"])
+    return cells
 
 
-def _copy(row: Row, draft: Path, folder: Path, table: np.ndarray | None, augment: Augment, copy: int, seed: int) -> dict[str, str]:
+def _copy(row: Row, draft: Path, folder: Path, table: np.ndarray | None, augment: Augment, copy: int, seed: int) -> Cells:
     """Write one changed frame and its mask."""
     frame = torch.from_numpy(read_frame(row.image)).permute(2, 0, 1)[None]
     mask, mask_name = None, ""
@@ -137,10 +128,8 @@ def _copy(row: Row, draft: Path, folder: Path, table: np.ndarray | None, augment
         torch.manual_seed(seed)
         frames, masks = augment(frame, mask)
     name = _copy_name(Path(row.name), copy)
-    _place(draft, name)
     write_image((frames[0] * 255).round().to(torch.uint8).permute(1, 2, 0).contiguous().numpy(), draft / name)
     if masks is not None:
-        _place(draft, mask_name)
         write_image(masks[0].numpy(), draft / mask_name)
     return {"file_name": name, "mask_file_name": mask_name}
 
@@ -151,30 +140,20 @@ def _copy_name(name: Path, copy: int) -> str:
     return PurePosixPath(top, f"copy{copy}", *rest).as_posix() if rest else PurePosixPath(f"copy{copy}", top).as_posix()
 
 
-def _place(draft: Path, name: str | Path) -> None:
-    (draft / name).parent.mkdir(parents=True, exist_ok=True)
-
-
-def _refuse_twice(rows: list[dict[str, Any]], folder: Path) -> None:
+def _refuse_twice(rows: list[Cells], folder: Path) -> None:
     for column in ("file_name", "mask_file_name"):
-        names = Counter(cells[column] for cells in rows if cells[column])
+        names = Counter(cells[column] for cells in rows if cells.get(column))
         if twice := [name for name, count in names.items() if count > 1]:
-            raise DatasetError(f"{folder} would give two files the name {twice[0]}; rename its folder copy1 and those after it")
+            raise DatasetError(
+                f"{folder} would give two files the name {twice[0]}; give each frame a mask of its own, and copy the dataset that "
+                "copies were made from"
+            )
 
 
-def _csv(columns: list[str], rows: list[dict[str, Any]]) -> str:
-    """The table; its cells stay as they are in the folder's own, so that the names of groups do not change."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, columns, restval="", extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return buffer.getvalue()
-
-
-def _told(output: Path, rows: list[dict[str, Any]], manifest: Manifest, codes: MaskCodes, before: MaskCodes) -> str:
+def _told(output: Path, rows: list[Cells], before: MaskCodes | None, codes: MaskCodes | None) -> str:
     made = sum(bool(cells[COLUMN]) for cells in rows)
-    lines = [f"wrote {output}: {counted(len(manifest.frames), 'frame')} and {made} copies of those of the train part"]
-    if codes.names != before.names:
+    lines = [f"wrote {output}: {counted(len(rows) - made, 'frame')} and {made} copies of those of the train part"]
+    if before is not None and codes is not None and codes.names != before.names:
         value = next(value for value, name in codes.names.items() if name == before.names[IGNORE_INDEX])
         lines.append(
             f"{before.names[IGNORE_INDEX]} is {value} in the masks, which was 255: that now stands for what lies outside a frame "

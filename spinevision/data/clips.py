@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from statistics import median
 from typing import Literal
 
 import numpy as np
@@ -101,6 +102,21 @@ def _cut(members: list[Row], max_gap: int | None) -> list[list[Row]]:
     return pieces
 
 
+def tell_jumps(rows: Sequence[Row], settings: ClipSettings) -> None:
+    """Say in the log how far apart the frames are that clips are cut from, where they are not consecutive; the stride aside."""
+    pieces = sequence_order(rows, replace(settings, stride=1))
+    numbers = [[row.frame_index for row in piece if row.frame_index is not None] for piece in pieces]
+    jumps = [after - before for piece in numbers for before, after in pairwise(piece)]
+    if max(jumps, default=1) > 1:
+        logger.warning(
+            "clips of %s that are not consecutive: frame_index jumps by %g from one to the next (median) and by %d at most; "
+            "`spinevision data extract --every 1` takes every frame, and data.clips.max_gap cuts at larger jumps",
+            counted(len(rows), "frame"),
+            median(jumps),
+            max(jumps),
+        )
+
+
 def evaluation_windows(count: int, frames: int) -> list[Window]:
     """Cut a sequence into clips side by side, the last one shifted back so that it ends at the last frame, as PNS-Net does.
 
@@ -160,6 +176,7 @@ class ClipDataset(Dataset[FrameBatch]):
         ordered: list[Row] = []
         self.windows: list[Window] = []
         dropped = 0
+        tell_jumps(rows, settings)
         for sequence in sequence_order(rows, settings):
             count, first = len(sequence), len(ordered)
             cut = training_windows(count, spec.frames, settings) if training else evaluation_windows(count, spec.frames)

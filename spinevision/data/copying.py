@@ -30,11 +30,15 @@ def copy_frame(frame: FoundFrame, source: Path, target: Path) -> Cells:
     return cells
 
 
-def write_metadata(target: Path, rows: Sequence[Mapping[str, str]], codes: MaskCodes) -> None:
-    """Write ``metadata.csv``, with every column that some row has, and ``classes.json``; names of groups stay to the letter."""
+def write_metadata(target: Path, rows: Sequence[Mapping[str, str]], codes: MaskCodes | None) -> None:
+    """Write ``metadata.csv``, with every column that some row has, and ``classes.json`` where the codes are known.
+
+    Names of groups stay to the letter.
+    """
     text = io.StringIO()
     writer = csv.DictWriter(text, list(dict.fromkeys(column for row in rows for column in row)), restval="", lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(target / "metadata.csv", text.getvalue())
-    write_json(target / "classes.json", {str(value): name for value, name in codes.names.items()})
+    if codes is not None:
+        write_json(target / "classes.json", {str(value): name for value, name in codes.names.items()})

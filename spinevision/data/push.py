@@ -41,6 +41,8 @@ _MEANING = {
     "sequence_id": "uninterrupted recording of one patient",
     "frame_index": "place of the frame in its sequence",
     "split": "train, validation or test",
+    "augmented": "number of the altered copy; empty for a frame that was recorded",
+    "generated": "1 for a frame that a generator drew; empty for one that was recorded",
     CLASSES_COLUMN: "what the values of masks mean, as in classes.json; the same in every row",
 }
 
@@ -208,17 +210,20 @@ def _facts(plan: PushPlan, features: datasets.Features, written: list[WrittenPar
     manifest, codes = plan.report.manifest, plan.report.codes
     frames_with, pixels = Counter[int](), Counter[int]()
     for entry in plan.report.frames:
+        if entry.row.made:
+            continue
         frames_with.update(entry.pixels.keys())
         pixels.update(entry.pixels)
     classes = (
-        [(value, name, frames_with[value], pixels[value] / pixels.total()) for value, name in codes.names.items()]
+        [(value, name, frames_with[value], pixels[value] / max(1, pixels.total())) for value, name in codes.names.items()]
         if manifest.rows
         else []
     )
-    patients, sequences = any(row.patient for row in manifest.frames), any(row.sequence for row in manifest.frames)
+    real = [row for row in manifest.frames if not row.made]
+    patients, sequences = any(row.patient for row in real), any(row.sequence for row in real)
     parts = []
     for part, frames in plan.parts.items():
-        rows = [frame.row for frame in frames]
+        rows = [frame.row for frame in frames if not frame.row.made]
         parts.append(
             (
                 part,
@@ -232,6 +237,7 @@ def _facts(plan: PushPlan, features: datasets.Features, written: list[WrittenPar
     size = sum(part.file_bytes for part in written)
     return DatasetFacts(
         parts=tuple(parts),
+        made=tuple(sum(frame.row.made for frame in frames) for frames in plan.parts.values()),
         classes=tuple(classes),
         columns=tuple(
             (name, answer if name in plan.answers else _MEANING.get(name, "as in the original table")) for name in features

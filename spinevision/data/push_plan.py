@@ -10,7 +10,7 @@ from spinevision.data.check import DatasetReport, inspect
 from spinevision.data.found import FoundFrame
 from spinevision.data.manifest import PARTS, DatasetError, Manifest, Row, found_frames, read_manifest, to_row
 from spinevision.data.splits import sorted_groups, split_frames
-from spinevision.data.table import CLASSES_COLUMN, COLUMNS, cell_text
+from spinevision.data.table import CLASSES_COLUMN, COLUMNS, MADE_COLUMNS, cell_text
 from spinevision.data.wording import counted, listed
 
 UNDIVIDED = "train"
@@ -53,17 +53,24 @@ class PushPlan:
 
     def summary(self) -> str:
         """What would leave and what would stay, for the person who decides."""
-        manifest, rows = self.report.manifest, self.report.manifest.frames
-        masks, bare = len(manifest.rows), len(manifest.answered)
+        manifest = self.report.manifest
+        rows = [row for row in manifest.frames if not row.made]
+        made, masks = len(manifest.frames) - len(rows), sum(row.mask is not None for row in rows)
+        bare = len(rows) - masks
         patients = sorted_groups(row.patient for row in rows if row.patient)
         sequences = sorted_groups(row.sequence for row in rows if row.sequence)
-        sizes = ", ".join(f"{part} {counted(len(frames), 'frame')}" for part, frames in self.parts.items())
+        sizes = ", ".join(f"{part} {counted(sum(not f.row.made for f in frames), 'frame')}" for part, frames in self.parts.items())
         lines = [
             f"{manifest.source}, what would leave this machine:",
             f"  {counted(len(rows), 'frame')}, {masks} with a mask" + (f", {bare} without, which stay unlabelled" if bare else ""),
+            *([f"  {counted(made, 'made frame')} beside these, marked as made from others"] if made else []),
             f"  splits: {sizes}" + (" (not divided)" if set(self.parts) == {UNDIVIDED} and "split" not in self.columns else ""),
             f"  columns: {', '.join(self.columns)}",
-            *(f"  {column}: {listed(self._values(column))}" for column in self.columns if column not in (*COLUMNS, *self.answers)),
+            *(
+                f"  {column}: {listed(self._values(column))}"
+                for column in self.columns
+                if column not in (*COLUMNS, *MADE_COLUMNS, *self.answers)
+            ),
             f"  {counted(len(patients), 'patient')}{f': {listed(patients, _SHOWN)}' if patients else ' named'}",
             f"  {counted(len(sequences), 'sequence')}{f': {listed(sequences, _SHOWN)}' if sequences else ' named'}",
             "  pictures as they are encoded, without EXIF, comments and previews; names drawn into a picture are not looked for",
@@ -93,7 +100,8 @@ def plan_push(folder: str | Path, *, columns: Sequence[str] = (), skip_damaged: 
     Args:
         folder: as :func:`spinevision.data.manifest.read_manifest` takes it.
         columns: further columns of the table to upload, as text. Without being named leave ``patient_id``, ``sequence_id``,
-            ``frame_index``, ``split`` and the columns that say whether a class is in a frame.
+            ``frame_index``, ``split``, the columns that say whether a class is in a frame, and those that mark frames as made from
+            others.
         skip_damaged: leave out frames that cannot be read, with a count; otherwise one of them is an error.
         progress: show a bar.
 
@@ -116,10 +124,11 @@ def plan_push(folder: str | Path, *, columns: Sequence[str] = (), skip_damaged: 
     report.refuse()
     if not report.manifest.frames:
         raise DatasetError(f"every frame of {manifest.source} is damaged; {next(iter(damaged.values()))}")
-    base = [*COLUMNS[:3], *(["split"] if any(row.part for row in rows) else []), *manifest.columns]
+    marks = [column for column in MADE_COLUMNS if any(cell_text(frame.record.get(column)) for frame in found)]
+    base = [*COLUMNS[:3], *(["split"] if any(row.part for row in rows) else []), *marks, *manifest.columns]
     further = [column for column in columns if column not in base]
     frames = [
-        PlannedFrame(number, row, {column: cell_text(frame.record.get(column)) for column in further})
+        PlannedFrame(number, row, {column: cell_text(frame.record.get(column)) for column in (*marks, *further)})
         for number, (frame, row) in enumerate(zip(found, rows, strict=True))
         if row.name not in damaged
     ]

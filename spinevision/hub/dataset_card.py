@@ -35,8 +35,10 @@ class DatasetFacts:
     """What was counted in a dataset.
 
     Args:
-        parts: name, frames, frames with a mask, patients and sequences of each part; the last two None where they are not known.
-        classes: mask value, name, frames that hold it and share of all pixels (0-1) of each class.
+        parts: name, frames, frames with a mask, patients and sequences of each part, without frames that were made from others;
+            the last two None where they are not known.
+        made: frames of each part that were made from others.
+        classes: mask value, name, frames that hold it and share of all pixels (0-1) of each class, likewise without made frames.
         columns: name and meaning of each column.
         tasks: of the Hub, as ``image-segmentation``.
         info: the Hub's ``dataset_info``.
@@ -44,6 +46,7 @@ class DatasetFacts:
     """
 
     parts: tuple[tuple[str, int, int, int | None, int | None], ...]
+    made: tuple[int, ...]
     classes: tuple[tuple[int, str, int, float], ...]
     columns: tuple[tuple[str, str], ...]
     tasks: tuple[str, ...]
@@ -86,8 +89,9 @@ def render_dataset_card(facts: DatasetFacts, statements: Mapping[str, str], *, r
         ModelFolderError: an existing card whose marks or metadata are damaged.
     """
     subject = cell(", ".join(name for _, name, *_ in facts.classes) or "endoscopic frames")
+    made = f", and {sum(facts.made)} that were made from others, which no other number here counts" if any(facts.made) else ""
     values = {
-        "status": f"{subject}: {facts.frames} frames, {facts.masks} of them with a mask. Data for research.",
+        "status": f"{subject}: {facts.frames} frames, {facts.masks} of them with a mask{made}. Data for research.",
         "title": cell(repo_id.split("/")[-1]),
         "parts": _part_table(facts),
         "classes": _class_table(facts),
@@ -106,16 +110,18 @@ def render_dataset_card(facts: DatasetFacts, statements: Mapping[str, str], *, r
 def _part_table(facts: DatasetFacts) -> str:
     rows = [
         [cell(name), str(frames), str(masks), *("not known" if count is None else str(count) for count in (patients, sequences))]
-        for name, frames, masks, patients, sequences in facts.parts
+        + ([str(made)] if any(facts.made) else [])
+        for (name, frames, masks, patients, sequences), made in zip(facts.parts, facts.made, strict=True)
     ]
-    return table(["Split", "Frames", "With a mask", "Patients", "Sequences"], rows)
+    names = ["Split", "Frames", "With a mask", "Patients", "Sequences", *(["Made from others"] if any(facts.made) else [])]
+    return table(names, rows)
 
 
 def _class_table(facts: DatasetFacts) -> str:
     if not facts.classes:
         return "No frame has a mask."
     rows = [
-        [str(value), cell(name), f"{count} ({count / facts.masks:.1%})", f"{share:.2%}"]
+        [str(value), cell(name), f"{count} ({count / max(1, facts.masks):.1%})", f"{share:.2%}"]
         for value, name, count, share in facts.classes
     ]
     ignored = [] if any(value == IGNORE_INDEX for value, *_ in facts.classes) else [[str(IGNORE_INDEX), "ignored", "", ""]]
@@ -133,7 +139,7 @@ def _front_matter(facts: DatasetFacts, statements: Mapping[str, str], metadata: 
         LICENSE: statements[LICENSE],
         "task_categories": tasks,
         "tags": tags,
-        "size_categories": [next((name for limit, name in _SIZES if facts.frames < limit), "10M<n<100M")],
+        "size_categories": [next((name for limit, name in _SIZES if facts.frames + sum(facts.made) < limit), "10M<n<100M")],
         "provenance": {name: statements[name] for name in STATEMENTS if name != LICENSE and statements.get(name)},
         "dataset_info": dict(facts.info),
         "configs": facts.configs,

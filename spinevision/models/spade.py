@@ -13,7 +13,8 @@ Ours: no image encoder; the first map is a convolution of the downsampled label 
 linear layer on the vector alone; one block a resolution; two scales; hinge and feature matching are averaged over scales, the
 latter summed over layers; between a label map and the scales read off it there are ``2 width`` channels, the paper's 128 at its
 width of 64; the learning rate does not fall; the perceptual term is off and uses ResNet-18 instead of VGG-19. Ignored pixels are a
-plane of the map of their own, so padding is drawn as what lies there in the frames: black.
+plane of the map of their own, which is drawn as what lies there in the frames: black where padding alone is ignored, and whatever
+annotators left undecided where they drew 255 too.
 
 74,195,781 parameters by default with four labels, of which 5,539,714 are the discriminator's.
 
@@ -84,7 +85,8 @@ class SpadeGenerator(LightningModule):
 
     ``Trainer(...).fit(generator, SpineDataModule(root))`` trains it; validation frames are not looked at. A training that is
     continued from a checkpoint written at the end of an epoch is, on a processor, the same to the last bit as one that was never
-    interrupted: the checkpoint keeps the state of the random numbers beside weights and optimisers.
+    interrupted: the checkpoint keeps the state of the random numbers beside weights and optimisers. With loader processes that
+    needs a loader that draws none of them, as ``spinevision data generator`` has.
 
     Args:
         labels: class names of the maps, or a label space.

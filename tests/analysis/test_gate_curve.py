@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -78,12 +79,12 @@ def test_frames_without_a_mask_count_for_the_gate_and_not_for_pixels() -> None:
     assert found["missed_pixels"] == pytest.approx(30 / 80)
 
 
-def results(test: GateTest, validation: PresenceEvaluation, gate: float, asked: float) -> dict[str, Any]:
+def results(test: GateTest, validation: PresenceEvaluation, gate: float, asked: float, untold: str | None = None) -> dict[str, Any]:
     entry = {"frames_with_class": 3, "frames_without_class": 3, "dice_per_image": 0.4}
     entry |= {"presence_sensitivity": 0.5, "presence_specificity": 0.75, "empty_frame_area": 0.01}
     times = {"rounds": 30, "p50_ms": 2.0, "frames_per_s": 500.0}
     timing = {"told": "On a machine.", "models": {"classifier": times, "segmenter": times | {"p50_ms": 30.0}}}
-    return gate_results(test, validation, gate, asked, {"classes": {"nerve": entry}}, timing)
+    return gate_results(test, validation, gate, asked, {"classes": {"nerve": entry}}, timing, untold)
 
 
 def test_the_curve_the_table_and_the_segmenter_beside_the_cascade() -> None:
@@ -106,6 +107,29 @@ def test_the_curve_the_table_and_the_segmenter_beside_the_cascade() -> None:
     np.testing.assert_allclose(lines.get_xydata(), [(entry["gate"], entry["cost_ms"]) for entry in found["curve"]])
 
 
+def test_near_shares_and_near_gates_are_told_apart() -> None:
+    chance = [0.87312, 0.87314, 0.87317, 0.9, 0.95]
+    found = results(of_stills(), presence(chance, [1] * 5), chance[0], 0.9995)
+    text = gate_markdown(found)
+    assert "| 99.95% (in use) | 0.87312 |" in text
+    assert "| 80% | 0.87314 |" in text
+    assert "let through 99.95% of the validation frames" in text
+    labels = [text.get_text() for text in draw_gate_curve(found).axes[1].get_legend().get_texts()]
+    assert "asked for: at most 0.05%" in labels
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_nothing_is_called_unseen_where_it_is_not_known_what_was(holds: bool) -> None:
+    validation, test = presence([0.5, 0.6], [1, 0]), of_stills()
+    if not holds:
+        test = replace(test, presence=presence(CHANCE, [0] * 6))
+    for untold in (None, "it is not known which frames a learnt from"):
+        found = results(test, validation, 0.5, 0.9, untold)
+        text, axis = gate_markdown(found), draw_gate_curve(found).axes[1].get_xlabel()
+        assert [("unseen" in words) for words in (found["statement"], text, axis)] == [untold is None] * 3
+        assert ("Note: it is not known which frames a learnt from." in text) == (untold is not None)
+
+
 @pytest.mark.parametrize(
     ("gate", "asked", "kept", "words"),
     [
@@ -124,5 +148,5 @@ def test_whether_unseen_patients_keep_what_was_asked(
     found = results(test, presence([0.5, 0.6], [1, 0]), gate, asked)
     passed = np.mean(np.array(chance) >= gate)
     told = f"validation frames with the tissue; it lets through {passed:.1%} of those of 40 unseen patients"
-    assert found["statement"].startswith(f"The gate was chosen to let through {asked:.1%} of the {told}")
+    assert found["statement"].startswith(f"The gate was chosen to let through {100 * asked:g}% of the {told}")
     assert (found["kept"], words in found["statement"]) == (kept, True)

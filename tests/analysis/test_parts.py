@@ -36,3 +36,14 @@ def test_two_models_on_two_parts() -> None:
     ]
     assert "95% confidence interval over patients" in page
     assert page.count("leaking: seen before.") == 1
+
+
+def test_intervals_of_different_kinds_are_told_apart() -> None:
+    frames = results(0.6, 0.5, 7) | {"interval_unit": "frame"}
+    page = parts_page({"one": {"test": results(0.7, 0.6, 8)}, "two": {"test": frames}})
+    first = "In brackets of one the 95% confidence interval over patients"
+    assert f"{first}; of two the 95% confidence interval over frames, which is too narrow." in page
+    frames |= {"interval_unit": "patient"}
+    frames["classes"]["nerve"]["dice_per_image_interval"]["level"] = 0.9
+    page = parts_page({"one": {"test": results(0.7, 0.6, 8)}, "two": {"test": frames}})
+    assert f"{first}; of two the 90% confidence interval over patients." in page

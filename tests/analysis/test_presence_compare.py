@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from spinevision.analysis.presence import PresenceEvaluation
-from spinevision.analysis.presence_compare import compare_presence, presence_comparison_text
+from spinevision.analysis.presence_compare import compare_presence, presence_comparison_markdown, presence_comparison_text
 
 NAMES = ("good", "fair", "blind")
 
@@ -46,4 +48,13 @@ def test_pairs_counts_and_corrected_p_values() -> None:
         plain = [pair[test][key] for pair in found["pairs"]]
         assert [pair[test]["p_holm"] for pair in found["pairs"]] == pytest.approx(holm_by_hand(plain))
         assert [pair[test]["p_holm"] for pair in found["pairs"]] != plain
+    thresholds = {"good": 0.5, "fair": 0.25, "blind": 0.9999}
+    given = {name: replace(one, threshold=thresholds[name]) for name, one in given.items()}
+    entry = {**scores, "frames_with_class": 1, "frames_without_class": 2, "auprc": 0.5}
+    entry |= {"sensitivity": 0.5, "specificity": 0.5, "accuracy": 0.5}
+    beside = {"data": {"part": "test", "notes": []}, "parameters": {}, "timing": None}
+    text = presence_comparison_markdown(compare_presence(given, {name: {"classes": {"nerve": entry}} for name in NAMES}) | beside)
+    for name, threshold in thresholds.items():
+        assert f"| {name} | nerve | 1 | 2 | {threshold} | 0.500 |" in text
+    assert "validation" not in text
     assert presence_comparison_text(found).startswith("nerve, AUROC:\n  1. ")

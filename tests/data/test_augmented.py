@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -91,6 +92,28 @@ def test_frame_and_mask_share_a_draw_that_depends_on_the_seed_alone(make_dataset
         np.testing.assert_array_equal(read_mask(tmp_path / f"one/masks/copy{copy}/A_0.png"), np.flip(mask, flips))
         seen.add(flips)
     assert len(seen) > 1
+
+
+def test_copies_are_not_copied(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_dataset(A=1, C=1, D=1)
+    write_augmented(folder, tmp_path / "once", parts(folder), copies=1, progress=False)
+    with pytest.raises(DatasetError, match="once holds frames that were made from others; copy the dataset that it was made from"):
+        write_augmented(tmp_path / "once", tmp_path / "twice", parts(tmp_path / "once"), copies=1, progress=False)
+    assert not (tmp_path / "twice").exists()
+
+
+def test_without_masks_no_class_is_made_up(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    folder = make_dataset(A=1, C=1, D=1, classes=None)
+    shutil.rmtree(folder / "masks")
+    rows = [{**row, "mask_file_name": "", "nerve": "1"} for row in rows_of(folder)]
+    with (folder / "metadata.csv").open("w", newline="") as file:
+        table = csv.DictWriter(file, [*rows[0]])
+        table.writeheader()
+        table.writerows(rows)
+    told = write_augmented(folder, tmp_path / "new", parts(folder), copies=2, progress=False)
+    assert "was 255" not in told
+    assert {path.name for path in (tmp_path / "new").iterdir()} == {"images", "metadata.csv"}
+    assert len(read_manifest(tmp_path / "new").answered) == 5
 
 
 @pytest.mark.parametrize(

@@ -312,3 +312,19 @@ def test_a_clip_loader_travels_to_worker_processes(make_dataset: MakeDataset) ->
     data.setup("fit")
     dataset = data.val_dataloader().dataset
     assert torch.equal(pickle.loads(pickle.dumps(dataset))[1].masks, dataset[1].masks)
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_frames_that_are_not_consecutive_are_told(training: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def told(indices: list[int | None], settings: ClipSettings = ClipSettings()) -> str:  # noqa: B008
+        caplog.clear()
+        rows = [row(str(place), index) for place, index in enumerate(indices)] + [row("other", 900, "t")]
+        ClipDataset(rows, InputSpec(LabelSpace(["nerve"]), Preprocess(), 3), BINARY, "patient", settings, training=training)
+        return caplog.text
+
+    said = told([0, 60, 25, 120])
+    assert "clips of 5 frames that are not consecutive: frame_index jumps by 35 from one to the next (median) and by 60 at" in said
+    assert "jumps by 1 from one to the next (median) and by 4 at most" in told([1, 2, 6, 7])
+    assert not told([3, 2, 4, 5], ClipSettings(stride=2))
+    assert not told([1, 2, 6, 7], ClipSettings(max_gap=2))
+    assert not told([None] * 4)

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import csv
+import errno
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
@@ -22,7 +26,9 @@ from spinevision.data.extract import extraction, journal
 from spinevision.data.extract.extraction import Extraction, extract_frames, private_folder
 from spinevision.data.extract.recordings import Recording, name_recordings
 from spinevision.data.extract.settings import Settings
+from spinevision.data.extract.summary import summary
 from spinevision.data.manifest import read_manifest, table_rows
+from spinevision.video import VideoError, VideoReader
 
 FILTERED = Settings(every=2, sharpness=0.5, difference=2.0, blank=((0, 0, 64, 8),))
 """Everything that a later frame's fate depends on; the numbers are blanked, or no frame would be a near-duplicate."""
@@ -157,7 +163,7 @@ def test_stopped_before_and_after_every_step_it_comes_out_the_same(
         return run
 
     monkeypatch.setattr(extraction, "write_image", stopping(extraction.write_image))
-    monkeypatch.setattr(extraction, "write_table", stopping(extraction.write_table))
+    monkeypatch.setattr(extraction, "write_text", stopping(extraction.write_text))
     monkeypatch.setattr(journal, "write_text", stopping(journal.write_text))
     monkeypatch.setattr(journal.Journal, "write", stopping(journal.Journal.write))
     output = tmp_path / "out"
@@ -172,6 +178,7 @@ def test_stopped_before_and_after_every_step_it_comes_out_the_same(
     assert contents(output) == expected
 
 
+@pytest.mark.slow
 def test_a_half_written_line_or_image_does_not_count(films: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "out"
     extract(films, output, FILTERED)
@@ -230,8 +237,68 @@ def test_damage_keeps_what_comes_before_it_and_goes_on(tmp_path: Path, films: li
     assert [number_of(tmp_path / "out" / row["file_name"]) for row in rows] == list(range(len(rows)))
     assert "is damaged or cut off" in cut.damage
     assert (whole.frames, whole.damage) == (10, "")
+    assert summary(done).splitlines()[0].endswith("without masks; 1 recording ended early, damaged")
 
 
+class Unreadable(io.FileIO):
+    """A file on a disk that fails."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+
+@pytest.mark.parametrize("told", ["by FFmpeg", "as a frame cut short"])
+@pytest.mark.parametrize("reading", [2, 3])  # the survey's, the extraction's
+def test_a_disk_that_fails_is_no_damage(
+    reading: int, told: str, films: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract(films[:1], tmp_path / "whole")
+    readings, decode, opened = [0], VideoReader._decode, Path.open
+
+    def failing(reader: VideoReader) -> Iterator[av.VideoFrame]:
+        readings[0] += 1
+        for index, frame in enumerate(decode(reader)):
+            if readings[0] == reading and index == 10:
+                if told == "by FFmpeg":
+                    av.error.err_check(-errno.EIO)
+                raise VideoError("the next frame is not there as a whole")
+            yield frame
+
+    def unreadable(path: Path, *arguments: Any, **options: Any) -> Any:
+        if path == films[0] and readings[0] and told != "by FFmpeg":  # who may be told so once, of a file that reads again
+            return Unreadable(path)
+        return opened(path, *arguments, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(VideoReader, "_decode", failing)
+        patch.setattr(Path, "open", unreadable)
+        with pytest.raises(OSError, match=r"JOHN_P07\.mp4 could not be read to its end .*; see to its disk or network"):
+            extract(films[:1], tmp_path / "out")
+    log = (private_folder(tmp_path / "out") / "journal.jsonl").read_text()
+    assert log.count("\n") == (1 if reading == 2 else 2 + 10)  # nothing is known of the view, or of the end
+    extract(films[:1], tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+@pytest.mark.slow
+def test_what_is_refused_or_wrote_no_picture_begins_anew(films: list[Path], tmp_path: Path) -> None:
+    still = write_video(tmp_path / "still.mp4", [tissue(1)[0]] * 12)
+    output, private = tmp_path / "out", private_folder(tmp_path / "out")
+    names = tmp_path / "names.csv"
+    names.write_text(f"file_name,sequence_id\n{films[0]},ours\n{still},\n")
+    with pytest.raises(ValueError, match="cannot be told from tissue"):
+        extract([films[0], still], output, Settings(every=1, blank_text=True), table=names)
+    assert (private / "ours.preview.png").exists()
+    extract([films[0], still], output, Settings(every=6, blank=((0, 0, 64, 8),)))
+    extract([films[0], still], tmp_path / "whole", Settings(every=6, blank=((0, 0, 64, 8),)))
+    assert contents(output) == contents(tmp_path / "whole")
+    assert contents(private) == contents(private_folder(tmp_path / "whole"))
+    (output / "metadata.csv").unlink()
+    with pytest.raises(ValueError, match=r"begun with something else \(every, blank changed\)"):
+        extract([films[0], still], output, Settings(every=3))
+
+
+@pytest.mark.slow
 def test_the_command_says_what_it_did_and_refuses_in_one_sentence(
     films: list[Path], tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -243,7 +310,7 @@ def test_the_command_says_what_it_did_and_refuses_in_one_sentence(
     assert main([*command, "--every", "4", "--sharpness", "0.5", "--blank", "0", "0", "64", "8"]) == 0
     assert "is finished already, and nothing was done" in capsys.readouterr().out
     with monkeypatch.context() as patch:
-        patch.setattr(extraction, "write_table", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr(extraction, "write_text", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         assert main([*command[:-1], str(tmp_path / "stopped")]) == 130
     assert "the same command goes on from there" in capsys.readouterr().err
     for options, sentence in (
@@ -310,7 +377,9 @@ def test_patients_and_sequences_by_table(films: list[Path], tmp_path: Path) -> N
         name_recordings([films[0], films[0]])
 
 
-def test_the_private_table_names_patients_again(films: list[Path], tmp_path: Path) -> None:
-    extract(films, tmp_path / "out", patient="P1")
-    again = name_recordings(films, table=private_folder(tmp_path / "out") / "videos.csv")
-    assert again == name_recordings(films, patient="P1")
+@pytest.mark.parametrize("patient", ["P1", "-7", "=1+1", "+7", "@a", "'-7", 'a "b", c', "007"])
+def test_ids_stay_to_the_letter_and_the_private_table_names_them_again(patient: str, films: list[Path], tmp_path: Path) -> None:
+    extract(films[1:], tmp_path / "out", Settings(every=5), patient=f" {patient} ")
+    assert {row["patient_id"] for row in table(tmp_path / "out")} == {patient}
+    (again,) = name_recordings(films[1:], table=private_folder(tmp_path / "out") / "videos.csv")
+    assert again == Recording(films[1], "video-001", patient)

@@ -9,7 +9,9 @@ import pytest
 from extract_videos import tissue, write_video
 from PIL import Image, ImageDraw, ImageFont
 
+from spinevision.data.extract import extraction
 from spinevision.data.extract.extraction import extract_frames, private_folder
+from spinevision.data.extract.preview import draw_preview
 from spinevision.data.extract.recordings import name_recordings
 from spinevision.data.extract.region import BLANKED, SURROUND, VIEW, Survey
 from spinevision.data.extract.settings import Settings
@@ -44,6 +46,7 @@ def scope() -> list[np.ndarray]:
     return [np.where(distance > 106, np.uint8(0), frame) for frame in lit]
 
 
+@pytest.mark.slow
 def test_static_letters_are_blanked_and_tissue_stays(scope: list[np.ndarray]) -> None:
     plain = looked(scope).region("a", crop=False, blank=())
     assert plain.found < 0.01
@@ -81,6 +84,20 @@ def test_the_crop_is_the_disc_and_outlasts_dark_and_bright_frames() -> None:
     assert region.apply(frames[0])[60 - top, 90 - left].max() == 0
     assert region.plan[0, 0] == SURROUND  # shown where nothing was asked to be blanked
     assert region.measured.sum() == pytest.approx(disc.sum() - 100, rel=0.05)
+
+
+def test_the_crop_holds_what_appears_after_the_first_minute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    y, x = np.mgrid[:64, :96]
+    radii = [14] * 36 + [30] * 10  # two seconds each
+    discs = [(x - 48) ** 2 + (y - 32) ** 2 < radius**2 for radius in radii]
+    frames = [np.where(disc[..., None], frame, np.uint8(0)) for disc, frame in zip(discs, tissue(46), strict=True)]
+    film = write_video(tmp_path / "a.mp4", frames, rate=0.5)
+    drawn: list[np.ndarray] = []
+    monkeypatch.setattr(extraction, "draw_preview", lambda region, kept: drawn.extend(kept) or draw_preview(region, kept))
+    done = extract_frames(name_recordings([film]), tmp_path / "out", Settings(every=5, crop=True), progress=False)
+    assert np.allclose(done.recordings[0][1].crop, (19, 3, 59, 59), atol=2)
+    wide = [frame[32, 22:30].min() > 10 for frame in drawn]
+    assert (wide[0], wide[-1]) == (False, True)
 
 
 @pytest.mark.slow

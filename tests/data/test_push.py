@@ -271,6 +271,37 @@ def test_a_folder_that_does_not_fit_is_refused(folder: Path, parts: list[str], c
 
 
 @pytest.mark.network
+def test_frames_that_were_made_stay_marked_and_are_counted_apart(hub: Hub, make_dataset: Callable[..., Path]) -> None:
+    split = {"P1": "train", "P2": "validation", "P3": "test", "generated": "train"}
+    folder = make_dataset(split=split, P1=3, P2=2, P3=2, generated=4)
+    first, *lines = (folder / "metadata.csv").read_text().split()
+    marks = ["augmented,generated", ",", "1,", *([","] * 5), *([",1"] * 4)]
+    Image.new("L", (16, 12), 255).save(folder / "masks" / "generated_0.png")
+    (folder / "metadata.csv").write_text("".join(f"{line},{mark}\n" for line, mark in zip([first, *lines], marks, strict=True)))
+    plan = plan_push(folder, progress=False)
+    said = plan.summary()
+    for sentence in (
+        "  6 frames, 6 with a mask",
+        "5 made frames beside these",
+        "train 2 frames, validation",
+        "3 patients: P1, P2, P3",
+    ):
+        assert sentence in said
+    push_dataset(plan, "org/d", SAID, progress=False)
+    card = card_of(hub)
+    for line in (
+        "6 frames, 6 of them with a mask, and 5 that were made from others",
+        "| train | 2 | 2 | 1 | not known | 5 |",
+        "| test | 2 | 2 | 1 | not known | 0 |",
+        "| 255 | nerve | 6 (100.0%) | 50.00% |",
+    ):
+        assert line in card
+    here, there = ({(row.patient, row.frame_index): row for row in read_manifest(root).rows} for root in (folder, "org/d"))
+    assert {key: (row.made, row.part) for key, row in there.items()} == {key: (row.made, row.part) for key, row in here.items()}
+    assert sum(row.made for row in there.values()) == 5
+
+
+@pytest.mark.network
 def test_the_card_counts_and_is_valid(hub: Hub, folder: Path) -> None:
     from huggingface_hub import DatasetCard
 

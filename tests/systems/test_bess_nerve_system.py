@@ -93,7 +93,7 @@ def test_from_a_folder_to_a_marked_recording(data: Path, tmp_path: Path, monkeyp
     (used,) = [
         row for row in cells(out / "cascade/gate.md", "sensitivity asked", "missed pixels") if "in use" in row["sensitivity asked"]
     ]
-    assert used["gate"] == f"{gate['gate']:.3f}"
+    assert float(used["gate"]) == pytest.approx(gate["gate"], abs=0.001)
     assert gate["point"]["missed_frames"] == pytest.approx(1 - config["presence_gate"]["test"]["sensitivity"])
     for stage in ("segmenter alone", "cascade"):
         assert stage in [row["model"] for row in cells(out / "cascade/gate.md", "model", "left unmarked")]

@@ -82,7 +82,7 @@ def test_from_few_patients_to_the_gap(tmp_path: Path, monkeypatch: pytest.Monkey
     ranking = json.loads((out / "comparison" / "comparison.json").read_text())["ranking"]["nerve"]
     assert {entry["model"] for entry in ranking} == {"improved-unet", "unet", "five-fold"}
 
-    for beside, sentence in (("nowhere", "there is no"), ("gap/by-patient", "has the same name")):
+    for beside, sentence in (("nowhere", "there is no"), ("gap/by-patient", "is named twice")):
         command = ["evaluate", str(out / "improved-unet"), str(data), "--part", "validation", "test", "--beside", str(out / beside)]
         assert main([*command, "--output", str(tmp_path / "again")]) == 2
         assert sentence in capsys.readouterr().err

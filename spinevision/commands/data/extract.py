@@ -41,7 +41,9 @@ def configure(parser: argparse.ArgumentParser) -> None:
         help="file_name, patient_id and sequence_id of each video (default: no patient is known)",
     )
     parser.add_argument(
-        "--crop", action="store_true", help="cut out the field of view, the same rectangle for all frames of a video"
+        "--crop",
+        action="store_true",
+        help="cut out what is in the field of view at any time, the same rectangle for all frames of a video",
     )
     parser.add_argument(
         "--blank",
@@ -55,7 +57,8 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--blank-text",
         action="store_true",
-        help="make black what is outside of the field of view, and bright text that stays while the rest changes; it can miss some",
+        help="make black what is outside of the field of view of most frames, and bright text that stays while the rest "
+        "changes; it can miss some",
     )
     parser.add_argument("--format", choices=["jpg", "png"], default="jpg", help="of the images (default: %(default)s)")
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import csv
+import io
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,14 +12,15 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
+from spinevision.data.extract.damage import lasting_damage
 from spinevision.data.extract.journal import Entry, Journal, Progress
 from spinevision.data.extract.preview import draw_preview
 from spinevision.data.extract.recordings import Recording
 from spinevision.data.extract.region import Region, check_rectangles, survey
 from spinevision.data.extract.selection import Filter, Sampler
 from spinevision.data.extract.settings import Settings
+from spinevision.files import write_text
 from spinevision.images import read_mask, write_image
-from spinevision.tables import write_table
 from spinevision.video import BrokenVideoError, VideoReader
 
 _FORMAT = 1
@@ -54,8 +57,9 @@ def extract_frames(recordings: Sequence[Recording], output: str | Path, settings
 
     The folder holds ``images/SEQUENCE_INDEX.jpg`` (or ``.png``) and, when all is done, ``metadata.csv``: ``file_name``, an empty
     ``mask_file_name``, ``patient_id``, ``sequence_id``, ``frame_index`` (of the video, from 0), ``time_s`` (seconds since its first
-    frame) and, of crops, ``crop`` (x, y, width and height in the video's frame). Pictures are encoded from their pixels alone:
-    nothing of the video's metadata is copied, and its file's name stands nowhere. A video is one sequence, cuts in it or not.
+    frame) and, of crops, ``crop`` (x, y, width and height in the video's frame). Names of patients stay to the letter. Pictures are
+    encoded from their pixels alone: nothing of the video's metadata is copied, and its file's name stands nowhere. A video is one
+    sequence, cuts in it or not.
 
     Beside the folder, for its owner alone, ``OUTPUT-private/`` holds ``videos.csv`` (which file each sequence is, and what was
     found in it; :func:`spinevision.data.extract.recordings.name_recordings` reads it), the journal, and for each video a
@@ -63,7 +67,8 @@ def extract_frames(recordings: Sequence[Recording], output: str | Path, settings
     look at.
 
     Killed at any moment, the same call goes on, and the folder becomes what it would have been, byte for byte. Videos are then
-    decoded from their beginning again. A damaged video gives the frames before the damage.
+    decoded from their beginning again. A damaged video gives the frames before the damage; one that cannot be read is not taken
+    for damaged. Where no picture is written yet, other settings begin the folder anew.
 
     Args:
         recordings: the videos, one after another.
@@ -74,6 +79,7 @@ def extract_frames(recordings: Sequence[Recording], output: str | Path, settings
     Raises:
         ValueError: the folder holds something else or was begun with something else, a file that is no video, rectangles outside
             of the frames, or text that cannot be told from a picture that stands still.
+        OSError: a file that cannot be read, or a folder that cannot be written.
         KeyboardInterrupt: Ctrl-C, with what to do then.
     """
     output = Path(output).resolve()
@@ -90,12 +96,13 @@ def extract_frames(recordings: Sequence[Recording], output: str | Path, settings
         "patients": [recording.patient for recording in recordings],
         "videos": [recording.fingerprint() for recording in recordings],
     }
-    if not journal_file.exists():
+    if not finished:
         job.check()
         private.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with Journal(journal_file, head, (lambda _: True) if finished else job.stands) as journal:
+    anew = not finished and not any((output / "images").glob("[!.]*"))
+    with Journal(journal_file, head, (lambda _: True) if finished else job.stands, anew=anew) as journal:
         if not finished:
-            job.clean()
+            job.clean(journal)
             try:
                 for step in (job.survey, job.extract):  # what cannot be surveyed is refused before anything is written
                     for number, recording in enumerate(recordings, start=1):
@@ -123,11 +130,15 @@ class _Job:
             with VideoReader(recording.path) as video:
                 check_rectangles(self.settings.blank, video.info, str(recording.path))
 
-    def clean(self) -> None:
-        """Remove what was being written when an earlier call was killed."""
+    def clean(self, journal: Journal) -> None:
+        """Remove what was being written when an earlier call was killed, and what was found with settings that were given up."""
         for folder in (self.output, self.output / "images", self.private):
             for path in folder.glob(".*.partial.*"):
                 path.unlink()
+        for ending in (".region.png", ".preview.png"):
+            for path in self.private.glob(f"*{ending}"):
+                if journal.of(path.name.removesuffix(ending)).crop is None:
+                    path.unlink()
 
     def stands(self, entry: Entry) -> bool:
         """Whether the picture that a line of the journal tells of is there."""
@@ -142,10 +153,11 @@ class _Job:
         settings, sequence = self.settings, recording.sequence
         if journal.of(sequence).crop is not None:
             return
+        altered = bool(settings.crop or settings.blank or settings.blank_text)
         with VideoReader(recording.path) as video:
-            looked = survey(video, text=settings.blank_text, title=f"{title}: looking at it", progress=self.progress)
+            looked = survey(video, whole=altered, text=settings.blank_text, title=f"{title}: looking at it", progress=self.progress)
         region = looked.region(str(recording.path), crop=settings.crop, blank=settings.blank)
-        if settings.crop or settings.blank or settings.blank_text:
+        if altered:
             write_image(draw_preview(region, looked.kept), self.private / f"{sequence}.preview.png")
         file = self._region_file(sequence)
         write_image(region.plan, file)
@@ -183,7 +195,7 @@ class _Job:
                     else:
                         self._write(recording, judge, picture, frame.index, frame.time_s, journal)
             except BrokenVideoError as error:
-                damage = str(error)
+                damage = lasting_damage(error, recording.path)
         journal.write({"sequence": recording.sequence, "frames": frames, "damage": damage})
 
     def _write(self, recording: Recording, judge: Filter, picture: np.ndarray, index: int, time_s: float, journal: Journal) -> None:
@@ -206,8 +218,8 @@ class _Job:
             text = None if done.found is None else f"{done.found:.4f}"
             told = (done.frames, done.verdicts.total(), *counts, text, done.damage)
             rows.append((str(recording.path.resolve()), recording.patient, recording.sequence, *told))
-        write_table(self.private / "videos.csv", header, rows)
-        write_table(self.output / "metadata.csv", (*_HEADER, *(["crop"] if self.settings.crop else [])), self._rows(journal))
+        _write_table(self.private / "videos.csv", header, rows)
+        _write_table(self.output / "metadata.csv", (*_HEADER, *(["crop"] if self.settings.crop else [])), self._rows(journal))
 
     def _rows(self, journal: Journal) -> Iterator[tuple[str | int | None, ...]]:
         patients = {recording.sequence: recording.patient for recording in self.recordings}
@@ -222,3 +234,10 @@ class _Job:
 
     def _region_file(self, sequence: str) -> Path:
         return self.private / f"{sequence}.region.png"
+
+
+def _write_table(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int | None]]) -> None:
+    """Write a table atomically, each cell to the letter: an id changed for a spreadsheet's sake makes two patients of one."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([header, *rows])
+    write_text(path, text.getvalue())

@@ -75,12 +75,13 @@ class Journal:
         path: the file; made where it is not there.
         head: what is being done: plain values by name.
         stands: whether what a line tells of is there.
+        anew: where it was begun with another head, begin it anew.
 
     Raises:
-        ValueError: what stands there was begun with another head, or is being written by another process.
+        ValueError: what stands there was begun with another head and not ``anew``, or is being written by another process.
     """
 
-    def __init__(self, path: Path, head: Mapping[str, Any], stands: Callable[[Entry], bool]) -> None:
+    def __init__(self, path: Path, head: Mapping[str, Any], stands: Callable[[Entry], bool], *, anew: bool = False) -> None:
         self._path = path
         first = json.dumps(head) + "\n"
         if not path.exists():
@@ -88,7 +89,7 @@ class Journal:
         self._file = path.open("r+b")
         try:
             self._lock()
-            self._compare(json.loads(first))
+            self._compare(json.loads(first), anew)
             self.progress: dict[str, Progress] = {}
             end = self._file.tell()
             while (entry := _entry(self._file.readline())) is not None and stands(entry):
@@ -109,10 +110,15 @@ class Journal:
             except OSError:
                 pass  # a file system without locks
 
-    def _compare(self, head: Mapping[str, Any]) -> None:
+    def _compare(self, head: Mapping[str, Any], anew: bool) -> None:
         before = _entry(self._file.readline()) or {}
         changed = [name for name in head if before.get(name) != head[name]]
-        if changed:
+        if changed and anew:
+            self._file.seek(0)
+            self._file.truncate()
+            self._file.write(json.dumps(head).encode() + b"\n")
+            self._file.flush()
+        elif changed:
             raise ValueError(
                 f"{self._path.parent} was begun with something else ({', '.join(changed)} changed); give the same videos and "
                 "options again, or a new --output"

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from spinevision.data.extract.damage import told_of
 from spinevision.data.table import cell_text, read_table
 
 _BLOCKS, _BLOCK_BYTES = 64, 2**16
@@ -29,10 +30,14 @@ class Recording:
     patient: str
 
     def fingerprint(self) -> str:
-        """Length and hash of 64 blocks of 64 KiB spread over the file: tells other files, but not a byte changed between blocks."""
+        """Length and hash of 64 blocks of 64 KiB spread over the file: tells other files, but not a byte changed between blocks.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
         length = self.path.stat().st_size
         digest = hashlib.sha256(str(length).encode())
-        with self.path.open("rb") as file:
+        with told_of(self.path), self.path.open("rb") as file:
             for number in range(_BLOCKS):
                 file.seek(max(number * _BLOCK_BYTES, number * (length - _BLOCK_BYTES) // (_BLOCKS - 1)))
                 digest.update(file.read(_BLOCK_BYTES))
@@ -74,7 +79,7 @@ def name_recordings(
     cells = _cells_of(table, videos) if table else {}
     recordings, taken = [], dict[str, Path]()
     for number, path in enumerate(videos, start=1):
-        whose, sequence = cells.get(path, (patient or "", ""))
+        whose, sequence = cells.get(path, ((patient or "").strip(), ""))
         if patient_from is not None:
             whose = _found(patient_from, path)
         sequence = sequence or f"video-{number:03d}"
@@ -95,7 +100,7 @@ def _found(expression: str, path: Path) -> str:
         found = re.search(expression, path.as_posix())
     except re.error as error:
         raise ValueError(f"{expression!r} is not a regular expression ({error})") from error
-    patient = (found[1] if found.re.groups else found[0]) if found else ""
+    patient = ((found[1] if found.re.groups else found[0]) or "").strip() if found else ""
     if not patient:
         raise ValueError(f"{expression!r} finds no patient in {path}; change it, or use a table")
     return patient

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 from scipy import ndimage
 
+from spinevision.data.extract.damage import lasting_damage
 from spinevision.images import field_of_view
 from spinevision.video import BrokenVideoError, VideoInfo, VideoReader
 
@@ -20,9 +20,10 @@ Rectangle = tuple[int, int, int, int]
 BLANKED, SURROUND, VIEW = 0, 128, 255
 """What a pixel of :attr:`Region.plan` is: made black; shown, but not tissue; shown, in the field of view."""
 
-_DARK, _LIT = 16, 0.02
-"""A pixel is lit when its brightest channel is above the first (0-255); frames of which less than the second share is lit do not
-count for the field of view."""
+_DARK, _LIT, _EVEN = 16, 0.02, 8
+"""A pixel is lit when its brightest channel is above the first (0-255). Frames of which less than the second share is lit do not
+count for the field of view, nor those whose lit pixels (5th to 95th percentile) differ by less than the third, as a flash or the
+screen of a recorder without a signal."""
 _FIRST_S, _FIRST_SAMPLES = 60.0, 30
 _SAMPLES, _FEWEST = 128, 8
 _WORKING_SIDE = 960
@@ -65,6 +66,7 @@ class Survey:
     """Looks at frames of a video and says what of it is to be shown.
 
     The field of view is where at least half of the frames that are lit have theirs (:func:`spinevision.images.field_of_view`).
+    A crop holds those of all of them, so that it cuts off nothing that one of the frames looked at shows.
 
     Text is looked for as thin bright strokes that stay where they are while the picture behind them changes: in the mean of the
     frames tissue is washed out and text is not. Where a channel of that mean stands out by more than 20 (of 255) from its
@@ -93,7 +95,9 @@ class Survey:
             self.kept.append(image)
             if len(self.kept) == 8:
                 self.kept, self._stride = self.kept[::2], 2 * self._stride
-        if np.mean(image[::8, ::8].max(axis=2) > _DARK) >= _LIT:
+        light = image[::8, ::8].max(axis=2)
+        lit = light[light > _DARK]
+        if lit.size >= _LIT * light.size and np.ptp(np.percentile(lit, (5, 95))) >= _EVEN:
             self._votes += field_of_view(image)
             self._lit += 1
         if self._text:
@@ -109,7 +113,7 @@ class Survey:
 
         Args:
             name: what errors call the video.
-            crop: cut out the rectangle around the field of view.
+            crop: cut out the rectangle around all that was in the field of view of any frame.
             blank: rectangles to be made black besides what is found (:func:`check_rectangles`). Where text is looked for, all
                 outside of the field of view is made black too.
 
@@ -128,7 +132,7 @@ class Survey:
             found = float(np.count_nonzero(text) / np.count_nonzero(view))
         for x, y, across, down in blank:
             plan[y : y + down, x : x + across] = BLANKED
-        return Region(plan, _around(view) if crop else (0, 0, width, height), found)
+        return Region(plan, _around((self._votes > 0) | view) if crop else (0, 0, width, height), found)
 
     def _blocks(self, name: str, view: np.ndarray) -> np.ndarray:
         """Where text is, bool (H, W)."""
@@ -150,23 +154,35 @@ class Survey:
         return np.repeat(np.repeat(blocks, step, axis=0), step, axis=1)[: self._size[0], : self._size[1]]
 
 
-def survey(video: VideoReader, *, text: bool, title: str, progress: bool) -> Survey:
-    """Look at frames of a video: about 128 spread over the whole of it for text, else about 30 of its first minute.
+def survey(video: VideoReader, *, whole: bool, text: bool, title: str, progress: bool) -> Survey:
+    """Look at frames of a video.
 
     What comes after damage in the file is left out.
+
+    Args:
+        video: just opened.
+        whole: look at about 128 frames spread over the whole of it, else at about 30 of its first minute.
+        text: look for text.
+        title: of the progress bar.
+        progress: show it.
+
+    Raises:
+        OSError: the file cannot be read.
     """
     looked = Survey(text=text)
     count = video.info.frames or round((video.info.duration_s or _FIRST_S) * video.info.rate)
-    if not text:
+    if not whole:
         count = min(count, round(_FIRST_S * video.info.rate))
-    step = max(1, round(count / (_SAMPLES if text else _FIRST_SAMPLES)))
+    step = max(1, round(count / (_SAMPLES if whole else _FIRST_SAMPLES)))
     shown = track(video, title, count, console=Console(stderr=True), disable=not progress, transient=True)
-    with suppress(BrokenVideoError):
+    try:
         for frame in shown:
             if frame.index % step == 0:
                 looked.add(frame.image)
-            if not text and frame.index + 1 >= count:
+            if not whole and frame.index + 1 >= count:
                 break
+    except BrokenVideoError as error:
+        lasting_damage(error, video.path)
     return looked
 
 

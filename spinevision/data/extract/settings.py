@@ -19,9 +19,9 @@ class Settings:
         sharpness: least share of the running median of the sharpness, 0 to 1; 0 takes all
             (:class:`spinevision.data.extract.selection.Filter`).
         difference: least difference from the frame kept before, 0 to 255; 0 takes all.
-        crop: cut out the rectangle around the field of view, the same for all frames of a video.
+        crop: cut out the rectangle around all fields of view, the same for all frames of a video.
         blank: rectangles that are made black, in pixels of the video's frame.
-        blank_text: make black what is outside of the field of view, and what looks like text inside
+        blank_text: make black what is outside of the field of view of most frames, and what looks like text inside
             (:class:`spinevision.data.extract.region.Survey`).
         format: ``jpg`` (quality 95, no chroma subsampling) or ``png``.
 

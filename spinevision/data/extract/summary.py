@@ -13,6 +13,9 @@ def summary(extraction: Extraction) -> str:
     settings, output, private = extraction.settings, extraction.output, extraction.private
     kept = sum(progress.verdicts["kept"] for _, progress in extraction.recordings)
     title = f"{counted(kept, 'frame')} of {counted(len(extraction.recordings), 'recording')}, without masks"
+    damaged = sum(bool(progress.damage) for _, progress in extraction.recordings)
+    if damaged:
+        title += f"; {counted(damaged, 'recording')} ended early, damaged"
     if extraction.finished_before:
         lines = [f"{output} is finished already, and nothing was done: {title}"]
     else:
