@@ -297,7 +297,9 @@ def draw_gate_curve(found: Mapping[str, Any]) -> Figure:
     lower.axhline(asked, color="0.4", linestyle=":", linewidth=1, label=f"asked for: at most {_asked(asked)}")
     lower.set_ylabel("share of the tissue shut off", fontsize=9)
     lower.set_xlabel(f"gate: probability of presence; {_kind(found['note'])} {found['unit']}s", fontsize=9)
-    lower.set(xlim=(0, 1), ylim=(0, 1.02))
+    inner = [gate for gate in (*gates, found["gate"]) if 0 < gate < 1]  # where something happens, which can be a narrow strip
+    edge = 0.05 * (max(inner) - min(inner)) if inner else 0
+    lower.set(xlim=(max(0, min(inner) - edge), min(1, max(inner) + edge)) if edge else (0, 1), ylim=(0, 1.02))
     upper.plot(found["gate"], found["point"]["cost_ms"], marker="o", color="black", markersize=5)
     for axes in (upper, lower):
         axes.axvline(found["gate"], color="black", linewidth=0.8, label="gate in use" if axes is upper else None)
