@@ -157,10 +157,11 @@ def parse(recipes: list[Path], start: SpineModel | None, rest: list[str], output
     given = {key.replace(".init_args", "") for key in [*options, *(key for table in tables for key in dotted_keys(table))]}
     if "data.root" not in given and not {"help", "print_config"} & options:
         raise UsageError("--data.root is missing: give the dataset's folder or Hub id")
+    labels = []
     if "model.labels" not in given:
-        arguments.append(f"--model.init_args.labels={json.dumps([_FROM_DATASET])}")
+        labels.append(f"--model.init_args.labels={json.dumps([_FROM_DATASET])}")
     try:
-        return _FitCLI([*arguments, *_model_options(start), *rest], output)
+        return _FitCLI([*arguments, *_model_options(start), *labels, *rest], output)
     except DatasetError:
         raise
     except ValueError as error:

@@ -163,7 +163,8 @@ def _refuse_other_network(recipes: Sequence[Path], start: SpineModel, source: st
         if isinstance(table, dict):
             told = {**table, **(table.get("init_args") or {})}
             described |= {name: value for name, value in told.items() if name in described}
-    given = {re.split(r"[=+]", word)[0].removeprefix("--model.").removeprefix("init_args.") for word in rest}
+    words = [re.split(r"[=+]", word)[0] for word in rest if word.startswith("--model.")]
+    given = {word.removeprefix("--model.").removeprefix("init_args.") for word in words}
     described |= {name: start.arguments[name] for name in given & {*described}}
     with torch.device("meta"):
         wanted = type(start)(start.labels, **described).arguments  # in full, as those of the start are

@@ -248,6 +248,16 @@ def test_fine_tuning_keeps_the_head_for_the_same_classes(
     assert begun["trainer"].max_epochs == 60  # how to train comes from the recipe
 
 
+def test_a_recipe_may_say_how_to_train_alone(
+    trained_run: Path, phantom_folder: Path, tmp_path: Path, begun: dict[str, Any]
+) -> None:
+    (tmp_path / "how.yaml").write_text("training:\n  learning_rate: 0.002\ntrainer:\n  max_epochs: 3\n")
+    with pytest.raises(Begun):
+        fit(["--from", str(trained_run), "--config", str(tmp_path / "how.yaml"), "--data.root", str(phantom_folder)])
+    assert (begun["model"].arguments, list(begun["model"].labels)) == ({"width": 4}, ["nerve"])
+    assert (begun["model"].settings.learning_rate, begun["trainer"].max_epochs) == (0.002, 3)
+
+
 def test_what_a_run_learnt_from_is_not_measured_on_later(
     trained_run: Path, phantom_folder: Path, tmp_path: Path, begun: dict[str, Any]
 ) -> None:

@@ -78,7 +78,8 @@ def test_from_few_patients_to_the_gap(tmp_path: Path, monkeypatch: pytest.Monkey
     copied = [row for row in table if row["augmented"]]
     assert {row["patient_id"] for row in copied} == honest["train"]
     assert len(copied) == 4 * sum(row["split"] == "train" and not row["augmented"] for row in table)
-    assert json.loads((out / "five-fold" / "results.json").read_text())["training"]["frames"] == 5 * len(copied) // 4
+    training = json.loads((out / "five-fold" / "results.json").read_text())["training"]
+    assert (training["frames"], training["made_frames"]) == (len(copied) // 4, len(copied))
     ranking = json.loads((out / "comparison" / "comparison.json").read_text())["ranking"]["nerve"]
     assert {entry["model"] for entry in ranking} == {"improved-unet", "unet", "five-fold"}
 
