@@ -1,7 +1,7 @@
 """Bleeding in biportal spine endoscopy, after Yoshimizu et al. 2026.
 
 A U-Net++ learns to reproduce masks of red colour, then from few drawn masks which red is bleeding. Colour alone, the first network
-and the second are compared on patients that none has learnt from; then bleeding is measured in a video.
+and the second are compared on patients that none has learnt from; then bleeding is measured in VIDEO, which is of nobody in DATA.
 
     python examples/bleeding.py DATA VIDEO OUTPUT [options of `spinevision fit`]
 """
@@ -29,7 +29,8 @@ def steps(data: str, video: str, output: str, *options: str) -> Iterator[list[st
     if any(option.startswith(("--data.seed", "--data.split_by", "--data.fractions")) for option in options):
         raise ValueError("both stages must divide DATA alike, as fit does by itself; for another split fill its split column")
     label, first, second = ["data", "pseudo-label"], f"{output}/pretrained", f"{output}/fine-tuned"
-    yield [*label, data, video, "--part", "train", "--every", "5", "--output", f"{output}/pseudo"]
+    stranger = ["--patient", f"{video}=new"]  # nobody of DATA
+    yield [*label, data, video, *stranger, "--part", "train", "--every", "5", "--output", f"{output}/pseudo"]
     yield ["fit", "--config", "unetpp-bleeding/1-pseudo-masks", "--data.root", f"{output}/pseudo", "--output", first, *options]
     yield ["fit", "--config", "unetpp-bleeding/2-annotated", "--from", first, "--data.root", data, "--output", second, *options]
     yield [*label, data, "--output", f"{output}/colour"]
@@ -39,7 +40,7 @@ def steps(data: str, video: str, output: str, *options: str) -> Iterator[list[st
     masks = [f"{output}/{name}/masks" for name in ("colour", "colour-tuned", "pretrained-masks")]
     names = ["--names", "colour", "colour-tuned", "pretrained", "--model", f"{second}-masks/masks"]
     split = ["--patients", f"{second}/splits.csv", "--splits", f"{second}/splits.csv"]
-    yield ["readers", f"{data}/masks", *masks, *names, *split, "--output", f"{output}/readers"]
+    yield ["readers", data, *masks, *names, *split, "--output", f"{output}/readers"]
     yield ["quantify", second, data, "--output", f"{output}/areas"]
     yield ["quantify", second, video, "--output", f"{output}/video"]
 

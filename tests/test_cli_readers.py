@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from spinevision.analysis.reader_tables import named_folders, read_frame_groups, read_reader_groups
+from spinevision.analysis.reader_tables import named_folders, read_frame_groups, read_reader_groups, told_of
 from spinevision.cli import main
 from spinevision.images import read_mask
 from spinevision.labels import MaskCodes
@@ -135,6 +135,10 @@ def test_tables_that_say_two_things(tmp_path: Path) -> None:
     table = tmp_path / "table.csv"
     table.write_text("frame,patient\nx/a.png,P1\ny/a.png,P2\n")
     with pytest.raises(ValueError, match="gives a two times, as P1 and as P2"):
+        told_of(read_frame_groups(table), ["a"])
+    assert told_of(read_frame_groups(table), ["x/a", "b"]) == {"x/a": "P1"}
+    table.write_text("frame,patient\nx/a.png,P1\nx/a.png,P2\n")
+    with pytest.raises(ValueError, match="gives x/a two times, as P1 and as P2"):
         read_frame_groups(table)
     table.write_text("reader,group\nAda,senior\nBen,\n")
     assert read_reader_groups(table) == {"Ada": "senior"}

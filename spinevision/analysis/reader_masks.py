@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +10,8 @@ import numpy as np
 from rich.progress import track
 
 from spinevision.analysis.evaluate import UNKNOWN_GROUP
+from spinevision.analysis.reader_tables import frame_name, told_of
+from spinevision.data.manifest import found_frames
 from spinevision.data.wording import listed
 from spinevision.images import read_mask
 from spinevision.labels import IGNORE_INDEX, LabelSpace, MaskCodes
@@ -25,7 +27,7 @@ class MarkedFrame:
     """What every rater marked in one frame: pixels with the same labels by all are one pattern.
 
     Args:
-        name: the frame's file name without ending.
+        name: the frame, as :func:`spinevision.analysis.reader_tables.frame_name` calls it.
         group: its patient or sequence.
         patterns: int16 (patterns, raters), the label id that each rater gave; :data:`ABSENT` in the column of a rater without a
             mask.
@@ -63,22 +65,27 @@ def read_marked_frames(
     folders: Mapping[str, Path],
     groups: Mapping[str, str] | None,
     *,
-    only: Collection[str] | None = None,
+    parts: Mapping[str, str] | None = None,
+    part: str = "test",
     progress: bool = True,
 ) -> MarkedFrames:
     """Read the masks of all raters, one frame at a time.
 
     Args:
-        folders: rater to a folder of PNG masks, the reference first. A ``classes.json`` in a folder or beside it says what its
-            values mean; a rater's folder without one follows that of the reference.
-        groups: frame name to patient or sequence; None where it is not known, which makes all frames one group.
-        only: names of the frames to read; None reads all of the reference.
+        folders: rater to a folder of PNG masks, the reference first. A mask belongs to the frame of the same path below
+            ``images/``, endings aside, as ``spinevision predict`` and ``spinevision data pseudo-label`` write them; in a dataset
+            folder (with ``images/`` or a table) to the frame for which its table names it. A ``classes.json`` in a folder or
+            beside it says what its values mean; a rater's folder without one follows that of the reference.
+        groups: frame name to patient or sequence (:func:`spinevision.analysis.reader_tables.told_of`); None where it is not known,
+            which makes all frames one group.
+        parts: frame name to part; None reads all frames of the reference.
+        part: the part whose frames are read.
         progress: show a progress bar.
 
     Raises:
-        ValueError: a folder without masks or with two of one name, no ``classes.json``, a mask of another size than the
-            reference's, a value that is not named, a frame that ``groups`` lacks, no known pixel, or too many raters and
-            classes at once.
+        ValueError: a folder without masks, with two of one name or with none of the reference's frames, no ``classes.json``, a
+            mask of another size than the reference's, a value that is not named, a frame that ``groups`` lacks, no frame in the
+            part, no known pixel, or too many raters and classes at once.
         ImageError: a file that cannot be read as a mask.
     """
     raters = tuple(folders)
@@ -93,8 +100,18 @@ def read_marked_frames(
     if (len(labels.id2label) + 1) ** len(raters) > 2**62:
         raise ValueError(f"{len(raters)} raters and {len(labels.id2label)} classes are too many at once; compare fewer readers")
     tables = {rater: _table(_codes(folder) or codes, labels, folder) for rater, folder in folders.items()}
-    names = sorted(name for name in files[REFERENCE] if only is None or name in only)
-    ungrouped = [name for name in names if groups is not None and not groups.get(name)]
+    strange = [rater for rater in raters if not files[rater].keys() & files[REFERENCE].keys()]
+    if strange:
+        raise ValueError(
+            f"no mask in {folders[strange[0]]} is of a frame of the reference: they are called "
+            f"{listed(sorted(files[strange[0]]), 2)}, and its frames {listed(sorted(files[REFERENCE]), 2)}; "
+            "name masks as their frames, in the same sub-folders"
+        )
+    names = sorted(files[REFERENCE])
+    if parts is not None:
+        names = [name for name, own in told_of(parts, names).items() if own == part]
+    known = dict.fromkeys(names, UNKNOWN_GROUP) if groups is None else told_of(groups, names)
+    ungrouped = [name for name in names if not known.get(name)]
     if ungrouped:
         raise ValueError(f"no patient or sequence is given for {listed(ungrouped)}; name one for every frame of the reference")
     frames, unknown = [], []
@@ -108,9 +125,13 @@ def read_marked_frames(
                 )
         patterns, pixels = _patterns(masks, len(labels.id2label))
         if len(pixels):
-            frames.append(MarkedFrame(name, groups[name] if groups else UNKNOWN_GROUP, patterns, pixels))
+            frames.append(MarkedFrame(name, known[name], patterns, pixels))
         else:
             unknown.append(name)
+    if not names:
+        raise ValueError(
+            f"the split names no frame of {folders[REFERENCE]} in the {part} part; its frames are called as in {names}"
+        )
     if not frames:
         raise ValueError(f"no frame of {folders[REFERENCE]} has a pixel that everyone knows; ignored pixels (255) are all there is")
     others = raters[1:]
@@ -125,15 +146,27 @@ def read_marked_frames(
 
 
 def _mask_files(folder: Path) -> dict[str, Path]:
+    """Frame name to its mask."""
+    if folder.is_dir() and _is_dataset(folder):
+        found = [(frame_name(frame.name), frame.mask) for frame in found_frames(folder) if isinstance(frame.mask, Path)]
+    else:
+        found = [(frame_name(path.relative_to(folder).as_posix()), path) for path in sorted(folder.rglob("*.[pP][nN][gG]"))]
+        found = [(name, path) for name, path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     files: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.suffix.lower() == ".png" and not path.name.startswith("."):
-            if path.stem in files:
-                raise ValueError(f"{files[path.stem]} and {path} are both masks of frame {path.stem}; keep one")
-            files[path.stem] = path
+    for name, path in found:
+        if name in files:
+            raise ValueError(f"{files[name]} and {path} are both masks of frame {name}; keep one")
+        files[name] = path
     if not files:
-        raise ValueError(f"{folder} holds no PNG masks; expected one PNG of label values a frame, named as the reference's")
+        raise ValueError(
+            f"{folder} holds no PNG masks; expected one PNG of label values a frame, named as the reference's, or a dataset folder"
+        )
     return files
+
+
+def _is_dataset(folder: Path) -> bool:
+    tables = any((folder / name).exists() for name in ("metadata.csv", "metadata.jsonl"))
+    return tables or ((folder / "images").is_dir() and (folder / "masks").is_dir())
 
 
 def _codes(folder: Path) -> MaskCodes | None:

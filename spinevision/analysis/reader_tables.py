@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Sequence
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
 
 from spinevision.data.wording import counted
 from spinevision.images import FRAME_SUFFIXES
@@ -51,7 +52,7 @@ def read_frame_groups(path: str | Path) -> dict[str, str]:
     filled cell is taken for all frames: patient, patient_id, sequence, sequence_id.
 
     Returns:
-        Frame to patient or sequence; a frame is called by its file name without folder and ending, one without either is left out.
+        Frame to patient or sequence; a frame is called as :func:`frame_name` calls it, one without either is left out.
 
     Raises:
         ValueError: not such a table, or a frame of two patients.
@@ -71,6 +72,40 @@ def read_frame_parts(path: str | Path) -> dict[str, str]:
         ValueError: not such a table, or a frame in two parts.
     """
     return _pairs(Path(path), _FRAME, _PART)
+
+
+def frame_name(file_name: str) -> str:
+    """What a frame or mask is called: its path below ``images/``, or below the folder of masks, without ending."""
+    path = PurePosixPath(file_name.removeprefix("images/"))
+    return (path.with_suffix("") if path.suffix.lower() in FRAME_SUFFIXES else path).as_posix()
+
+
+def told_of(table: Mapping[str, str], names: Iterable[str]) -> dict[str, str]:
+    """What a table says of some frames; those of which it says nothing are left out.
+
+    A frame in no sub-folder, as in a flat folder of masks, is found by its file name alone, wherever the table has it.
+
+    Args:
+        table: frame to patient, sequence or part.
+        names: the frames, as :func:`frame_name` calls them.
+
+    Raises:
+        ValueError: two frames of one file name of which the table says different things.
+    """
+    last: dict[str, set[str]] = defaultdict(set)
+    for name, value in table.items():
+        last[PurePosixPath(name).name].add(value)
+    found = {}
+    for name in names:
+        values = {table[name]} if name in table else last.get(name, set())
+        if len(values) > 1:
+            raise ValueError(
+                f"the table gives {name} two times, as {' and as '.join(sorted(values))}, in different folders; "
+                "keep one, or keep the masks in the same sub-folders as the frames"
+            )
+        if values:
+            found[name] = next(iter(values))
+    return found
 
 
 def _pairs(path: Path, keys: Sequence[str], values: Sequence[str]) -> dict[str, str]:
@@ -96,7 +131,7 @@ def _pairs(path: Path, keys: Sequence[str], values: Sequence[str]) -> dict[str, 
     for row in rows:
         name, group = row.get(key, ""), row.get(value, "")
         if key in _FRAME:
-            name = Path(name).stem if Path(name).suffix.lower() in FRAME_SUFFIXES else Path(name).name
+            name = frame_name(name) if name else ""
         if name and group and found.setdefault(name, group) != group:
             raise ValueError(f"{path} gives {name} two times, as {found[name]} and as {group}; keep one")
     return found

@@ -99,7 +99,9 @@ def reader_study(
     seed: int = 0,
     progress: bool = True,
 ) -> ReaderStudy:
-    """Read the masks of a reader study: a folder of PNG files of label values each, named as the reference's.
+    """Read the masks of a reader study: a folder of PNG files of label values each, named as the reference's, or a dataset folder.
+
+    How masks and frames belong together: :func:`spinevision.analysis.reader_masks.read_marked_frames`.
 
     A frame that a reader has not marked (no file) is left out for this reader and listed; an empty mask says nothing is there.
 
@@ -107,7 +109,8 @@ def reader_study(
         readers: name of each person to the folder of their masks, 2 to 16 people.
         reference: folder of the masks that all are held against, with a ``classes.json`` in it or beside it.
         model_masks: folder of a model's masks, or None.
-        groups: frame name (without ending) to patient or sequence; without it no interval and no p-value can be given.
+        groups: frame name (path below ``images/`` or below the masks, without ending) to patient or sequence; without it no
+            interval and no p-value can be given.
         reader_groups: person to group, such as senior, intermediate or junior; people may be left out.
         parts: frame name to train, validation or test: the frames of the test part alone are compared, and on those of the
             validation part is chosen from which area on a class counts as present, for each rater by itself.
@@ -136,13 +139,15 @@ def reader_study(
         folders[MODEL] = Path(model_masks)
     if parts is None:
         return ReaderStudy(read_marked_frames(folders, groups, progress=progress), chosen, margin, seed)
-    test, validation = ([name for name, part in parts.items() if part == wanted] for wanted in ("test", "validation"))
+    test, validation = (sum(part == wanted for part in parts.values()) for wanted in ("test", "validation"))
     if not test or not validation:
         raise ValueError(
-            f"the split names {counted(len(test), 'test frame')} and {counted(len(validation), 'validation frame')}; "
+            f"the split names {counted(test, 'test frame')} and {counted(validation, 'validation frame')}; "
             "both parts are needed, or leave the split out"
         )
-    marked, judged = (read_marked_frames(folders, groups, only=names, progress=progress) for names in (test, validation))
+    marked, judged = (
+        read_marked_frames(folders, groups, parts=parts, part=part, progress=progress) for part in ("test", "validation")
+    )
     return ReaderStudy(marked, chosen, margin, seed, judged)
 
 

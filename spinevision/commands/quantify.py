@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from spinevision.commands.options import add_dataset, add_model
 
 if TYPE_CHECKING:
     from spinevision.analysis.areas import FrameAreas
+    from spinevision.analysis.bleeding import BleedingRule
     from spinevision.analysis.quantification import Recording
     from spinevision.data.manifest import Row, Unit
     from spinevision.labels import MaskCodes
@@ -31,12 +32,13 @@ def configure(parser: argparse.ArgumentParser) -> None:
     """Add the arguments."""
     add_model(parser)
     parser.add_argument("input", help="video, dataset folder or Hub id of a dataset")
-    parser.add_argument("--output", type=Path, required=True, help="folder for tables and figures")
+    parser.add_argument("--output", type=Path, required=True, help="new folder for tables and figures")
     parser.add_argument("--class", dest="name", help="which class (default: the only one of the model)")
     parser.add_argument(
         "--rate",
         type=float,
-        help="of a dataset: frame_index counts this many frames a second; each sequence then gets its timeline and episodes",
+        help="of a dataset: frame_index counts this many frames a second; each sequence then gets its timeline and episodes, by "
+        "all frames that the table names, with a mask or without",
     )
     add_dataset(parser)
     for name, (default, metavar, text) in _RULE.items():
@@ -48,10 +50,11 @@ def run(arguments: argparse.Namespace) -> str:
     """Measure, and say what was found."""
     from spinevision.analysis.areas import video_areas
     from spinevision.analysis.bleeding import BleedingRule
-    from spinevision.analysis.quantification import Recording, write_areas, write_quantification
+    from spinevision.analysis.quantification import Recording, write_quantification
+    from spinevision.files import atomic_folder
     from spinevision.hub.results import public_name
     from spinevision.models.segmenter import SpineSegmenter
-    from spinevision.runs import describe_model, open_on
+    from spinevision.runs import describe_model, open_on, refuse_used
     from spinevision.video import is_video
 
     off = arguments.alert_on / 2 if arguments.alert_off is None else arguments.alert_off
@@ -66,6 +69,7 @@ def run(arguments: argparse.Namespace) -> str:
     )
     if arguments.rate is not None and not 0 < arguments.rate < float("inf"):
         raise ValueError(f"--rate must be above 0 frames a second, found {arguments.rate}")
+    refuse_used(arguments.output)
     loaded = open_on(arguments.model, arguments.device)
     model = loaded.model
     if not isinstance(model, SpineSegmenter):
@@ -81,23 +85,42 @@ def run(arguments: argparse.Namespace) -> str:
         if unused:
             raise ValueError(f"--{unused[0].replace('_', '-')} is for a dataset, and {source} is a video; leave it out")
         recordings = [Recording(source.stem, *video_areas(model, source, name))]
-        text = write_quantification(recordings, rule, name, arguments.output, about=about)
+        with atomic_folder(arguments.output) as draft:
+            text = write_quantification(recordings, rule, name, draft, about=about)
         return f"{text}\nquantification.md and .json, timeline.png and .csv and episodes.csv are in {arguments.output}"
-    found, unit, about["data"] = _measure(loaded, arguments.input, name, arguments.part, arguments.split_by, about["data"])
-    text = write_areas(found, name, unit, arguments.output, about=about)
-    if arguments.rate is not None:
-        recordings = [*_recordings(found, arguments.rate)]
-        text += f"\n{write_quantification(recordings, rule, name, arguments.output, about=about)}"
-    return f"{text}\nthe tables and figures are in {arguments.output}"
+    return f"{_measure(loaded, arguments, rule, name, about)}\nthe tables and figures are in {arguments.output}"
 
 
-def _measure(
-    loaded: LoadedModel, data: str, name: str, part: str | None, split_by: Unit | None, about: dict[str, object]
-) -> tuple[FrameAreas, Unit, dict[str, object]]:
-    """The areas in the frames asked for, what a group is, and what is said of the frames."""
+def _measure(loaded: LoadedModel, arguments: argparse.Namespace, rule: BleedingRule, name: str, about: dict[str, Any]) -> str:
+    """Areas in frames of a dataset, and timelines where a rate is given; everything is written, or nothing."""
+    from spinevision.analysis.areas import frame_areas
+    from spinevision.analysis.quantification import write_areas, write_quantification
+    from spinevision.data.wording import counted
+    from spinevision.files import atomic_folder
+
+    rows, codes, unit, about["data"] = _choose(loaded, arguments.input, arguments.part, arguments.split_by, about["data"])
+    members = [] if arguments.rate is None else _members(arguments.input, rows)
+    found = frame_areas(loaded.model, rows, codes, name, unit, clips=loaded.clips)
+    with atomic_folder(arguments.output) as draft:
+        text = write_areas(found, name, unit, draft, about=about)
+        if members:
+            every = [row for frames in members for row in frames]
+            bare = sum(row.mask is None for row in every)
+            said = f"timelines by {counted(len(every), 'frame')} of {counted(len(members), 'sequence')}, {bare} without a mask"
+            about["data"] = {**about["data"], "timelines": said}
+            if {row.name for row in every} != {row.name for row in rows}:
+                found = frame_areas(loaded.model, every, None, name, unit, clips=loaded.clips)
+            recordings = [*_recordings(found, members, arguments.rate)]
+            text += f"\n{said}\n{write_quantification(recordings, rule, name, draft, about=about)}"
+    return text
+
+
+def _choose(
+    loaded: LoadedModel, data: str, part: str | None, split_by: Unit | None, about: dict[str, object]
+) -> tuple[tuple[Row, ...], MaskCodes | None, Unit, dict[str, object]]:
+    """The frames asked for, what their masks mean, what a group is, and what is said of the frames."""
     import logging
 
-    from spinevision.analysis.areas import frame_areas
     from spinevision.scoring import choose_frames, parts_of
 
     rows, codes, unit = _rows(data)
@@ -105,9 +128,7 @@ def _measure(
     part, rows, note = choose_frames(parts, told_by, rows, part, data)
     if note:
         logging.getLogger(__name__).warning("%s: %s", data, note)
-    unit = split_by or unit
-    found = frame_areas(loaded.model, rows, codes, name, unit, clips=loaded.clips)
-    return found, unit, {**about, "part": part, "note": note}
+    return rows, codes, split_by or unit, {**about, "part": part, "note": note}
 
 
 def _rows(data: str) -> tuple[tuple[Row, ...], MaskCodes | None, Unit]:
@@ -126,15 +147,42 @@ def _rows(data: str) -> tuple[tuple[Row, ...], MaskCodes | None, Unit]:
     return manifest.rows, report.codes, manifest.unit
 
 
-def _recordings(found: FrameAreas, rate: float) -> Iterator[Recording]:
-    """Each sequence in order, its times by the number of the frame, or by its place where frames have no number."""
+def _members(data: str, chosen: Sequence[Row]) -> list[list[Row]]:
+    """All frames of the sequences of some frames, with a mask or without, none that was made, each sequence in order."""
+    from spinevision.data.clips import sequence_order
+    from spinevision.data.manifest import DatasetError, read_manifest, table_rows
+    from spinevision.data.wording import listed
+
+    if bare := [row.name for row in chosen if not row.sequence]:
+        raise DatasetError(
+            f"a timeline needs the sequence of every frame, and {listed(bare)} in {data} name none; fill the column "
+            "sequence_id, or leave --rate out"
+        )
+    every = chosen
+    if Path(data).is_dir():
+        every = table_rows(Path(data))
+    elif unlabelled := read_manifest(data).unlabelled:
+        raise DatasetError(
+            f"a timeline needs all frames of a sequence, and of {data} on the Hub those without a mask ({unlabelled}) are not "
+            "read; give a copy of it in a folder, or leave --rate out"
+        )
+    wanted = {(row.patient, row.sequence) for row in chosen}
+    owned = {name for patient, name in wanted if patient}
+    if torn := [row.name for row in every if not row.patient and row.sequence in owned]:
+        raise DatasetError(
+            f"{listed(torn)} in {data} name a sequence and not its patient; fill patient_id in all rows of a sequence"
+        )
+    return sequence_order([row for row in every if (row.patient, row.sequence) in wanted and not row.made])
+
+
+def _recordings(found: FrameAreas, members: Sequence[Sequence[Row]], rate: float) -> Iterator[Recording]:
+    """Each sequence, its times by the number of the frame, or by its place where frames have no number."""
     import numpy as np
 
     from spinevision.analysis.quantification import Recording
-    from spinevision.data.clips import sequence_order
 
     areas = dict(zip((row.name for row in found.rows), found.areas.tolist(), strict=True))
-    for rows in sequence_order(found.rows):
+    for rows in members:
         first = rows[0].frame_index or 0
         numbers = [place if row.frame_index is None else row.frame_index - first for place, row in enumerate(rows)]
         yield Recording(rows[0].group("sequence"), np.array(numbers) / rate, np.array([areas[row.name] for row in rows]))

@@ -8,8 +8,15 @@ from pathlib import Path
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the options."""
-    parser.add_argument("reference", type=Path, help="folder of PNG masks, with a classes.json in it or beside it")
-    parser.add_argument("reader", type=Path, nargs="+", help="folder of one person's PNG masks, named as the reference's")
+    parser.add_argument(
+        "reference", type=Path, help="dataset folder, or folder of PNG masks with a classes.json in it or beside it"
+    )
+    parser.add_argument(
+        "reader",
+        type=Path,
+        nargs="+",
+        help="folder of one person's PNG masks, each called as its frame below images/ (sub-folders too), or a dataset folder",
+    )
     parser.add_argument("--output", type=Path, required=True, help="folder for readers.html, readers.md and results.json")
     parser.add_argument("--model", type=Path, metavar="MASKS", help="folder of a model's masks, as `spinevision predict` writes")
     parser.add_argument("--names", nargs="+", metavar="NAME", help="one name a reader (default: the names of their folders)")

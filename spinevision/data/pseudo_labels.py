@@ -6,24 +6,25 @@ Yoshimizu et al., J Clin Med 15, 2026, 1934, train a network to reproduce such m
 from __future__ import annotations
 
 import math
-import shutil
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from PIL import Image
 from rich.progress import track
 
 from spinevision.data.manifest import PARTS, DatasetError, Row
-from spinevision.data.pseudo_sources import Selection, Source, SourceFrame, frames_of_source, open_sources
+from spinevision.data.pseudo_sources import Selection, Source, SourceFrame, drawn_train_rows, frames_of_source, open_sources
 from spinevision.data.red import RedRule, Tuned, red_mask, tune_rule
+from spinevision.data.stripping import stripped
+from spinevision.data.table import COLUMNS, cell_text
 from spinevision.data.wording import listed
-from spinevision.files import atomic_folder, write_json
+from spinevision.files import atomic_folder, write_bytes, write_json
 from spinevision.images import contact_sheet, draw_overlay, read_frame, write_image
 from spinevision.labels import LabelSpace, MaskCodes
 from spinevision.tables import write_table
@@ -33,9 +34,11 @@ SHOWN = 12
 """Frames in the preview picture."""
 
 _AHEAD = 8
-_COLUMNS = ("file_name", "mask_file_name", "patient_id", "sequence_id", "frame_index", "split")
+_COLUMNS = ("file_name", "mask_file_name", *COLUMNS)
 _MARKED = 255
+_PNG = b"\x89PNG"
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -65,11 +68,12 @@ def write_pseudo_labels(
 ) -> PseudoLabels:
     """Write a dataset folder with a red mask for every frame of some videos and folders.
 
-    It holds ``images/`` (files of a folder copied as they are, frames of a video as JPEG), ``masks/`` (0 and 255),
-    ``metadata.csv``, ``classes.json``, ``pseudo_labels.json`` (thresholds and counts) and ``preview.png``, as
-    :func:`preview_red_masks` draws it. Patient, sequence and part of a dataset folder's frames are carried over, whether they have
-    a drawn mask or not; a video is a sequence called by its file name, of the patient and part of a folder's sequence of that name
-    where there is one. The folder appears when it is complete.
+    It holds ``images/`` (files of a folder with their pixels as they are and without what a camera wrote beside them,
+    :func:`spinevision.data.stripping.stripped`; frames of a video as JPEG), ``masks/`` (0 and 255), ``metadata.csv``,
+    ``classes.json``, ``pseudo_labels.json`` (thresholds and counts) and ``preview.png``, as :func:`preview_red_masks` draws it.
+    Patient, sequence and part of a dataset folder's frames and all further columns of its table are carried over, whether they
+    have a drawn mask or not. A video is a sequence called by its file name, and so is each folder of a folder of images by its
+    path; whose they are :class:`spinevision.data.pseudo_sources.Selection` says. The folder appears when it is complete.
 
     Args:
         sources: videos, dataset folders, or folders of images (each sub-folder a sequence).
@@ -80,44 +84,55 @@ def write_pseudo_labels(
         progress: show a progress bar.
 
     Raises:
-        DatasetError: nothing there, an output in use, two frames of one name, or no frame in the part.
+        ValueError: a class that cannot be called so.
+        DatasetError: nothing there, an output in use, two frames of one name, or no frame in the part, or what
+            :func:`spinevision.data.pseudo_sources.open_sources` refuses.
         ImageError, VideoError: a file that cannot be read.
     """
-    output = Path(output)
+    output, codes = Path(output), _codes(name)
     if output.exists() and (not output.is_dir() or {path.name for path in output.iterdir()} - {PREVIEW}):
         raise DatasetError(f"{output} is in use; name a new folder")
     opened = open_sources(sources, selection)
-    total, marked, table = sum(source.frames for source in opened), 0, list[tuple[str, str, str, str, int | None, str]]()
+    total, marked, table = sum(source.frames for source in opened), 0, list[dict[str, Any]]()
     names = set[str]()
     with atomic_folder(output) as draft:
 
-        def label(frame: SourceFrame) -> tuple[SourceFrame, str, bool]:
+        def label(given: tuple[SourceFrame, Mapping[str, Any]]) -> tuple[SourceFrame, Mapping[str, Any], str, bool]:
+            frame, cells = given
             found = red_mask(read_frame(frame.row.image) if frame.image is None else frame.image, rule)
-            suffix = ".jpg" if frame.image is not None else Path(str(frame.row.image)).suffix
-            target = draft / "images" / f"{frame.name}{suffix}"
-            if frame.image is None:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copyfile(str(frame.row.image), target)
-            else:
+            target = draft / "images" / f"{frame.name}.jpg"
+            if frame.image is not None:
                 write_image(frame.image, target)
+            else:
+                content = stripped(Path(str(frame.row.image)).read_bytes(), str(frame.row.image))
+                suffix = ".png" if content.startswith(_PNG) else Path(str(frame.row.image)).suffix
+                target = target.with_name(f"{Path(frame.name).name}{suffix}")
+                write_bytes(target, content)
             write_image(np.where(found.mask, np.uint8(_MARKED), np.uint8(0)), draft / "masks" / f"{frame.name}.png")
-            return frame, target.relative_to(draft).as_posix(), found.area > 0
+            return frame, cells, target.relative_to(draft).as_posix(), found.area > 0
 
-        frames = (frame for source in opened for frame in frames_of_source(source, selection.every, prefix=_prefix(source, opened)))
-        for frame, file_name, red in track(_ahead(label, frames), "red masks", total or None, disable=not progress, transient=True):
+        frames = (
+            (frame, (source.cells or {}).get(frame.row.name, {}))
+            for source in opened
+            for frame in frames_of_source(source, selection.every, prefix=_prefix(source, opened))
+        )
+        work = _ahead(label, frames)
+        for frame, cells, file_name, red in track(work, "red masks", total or None, disable=not progress, transient=True):
             if frame.name.casefold() in names:  # on many disks "A" and "a" are one name
                 raise DatasetError(f"two frames would be called {frame.name}; rename one, or give the folders other names")
             names.add(frame.name.casefold())
             row, marked = frame.row, marked + red
-            table.append((file_name, f"masks/{frame.name}.png", row.patient, row.sequence, row.frame_index, row.part))
-        counts = {part: sum(row[-1] == part for row in table) for part in PARTS}
+            own = (file_name, f"masks/{frame.name}.png", row.patient, row.sequence, row.frame_index, row.part)
+            table.append({**cells, **dict(zip(_COLUMNS, own, strict=True))})
+        counts = {part: sum(row["split"] == part for row in table) for part in PARTS}
         parts = {part: count for part, count in counts.items() if count}
-        write_table(draft / "metadata.csv", _COLUMNS, table)
-        write_json(draft / "classes.json", {"0": "background", str(_MARKED): name})
+        header = [*_COLUMNS, *dict.fromkeys(name for row in table for name in row if name and name not in _COLUMNS)]
+        write_table(draft / "metadata.csv", header, [[cell_text(row.get(name)) for name in header] for row in table])
+        write_json(draft / "classes.json", {str(value): each for value, each in codes.names.items()})
         result = PseudoLabels(len(table), marked, parts)
         about = {"thresholds": rule.to_dict(), "frames": len(table), "frames_with_red": marked, "parts": parts}
         write_json(draft / "pseudo_labels.json", about)
-        _draw_preview((read_frame(draft / table[index][0]) for index in _spread(len(table))), rule, draft / PREVIEW)
+        _draw_preview((read_frame(draft / table[index]["file_name"]) for index in _spread(len(table))), rule, draft / PREVIEW)
     return result
 
 
@@ -139,7 +154,7 @@ def preview_red_masks(
         The picture's path.
 
     Raises:
-        DatasetError: nothing there, or no frame in the part.
+        DatasetError: what :func:`spinevision.data.pseudo_sources.open_sources` refuses.
         ImageError, VideoError: a file that cannot be read.
     """
     opened, path = open_sources(sources, selection), Path(output) / PREVIEW
@@ -175,15 +190,15 @@ def tune_on(
         progress: show a progress bar.
 
     Raises:
+        ValueError: a class that cannot be called so.
         DatasetError: no folder with drawn masks and a ``classes.json`` that names the class.
         ImageError: a file that cannot be read.
     """
+    _codes(name)
     rows, found = list[Row](), dict[str, MaskCodes]()
-    folders = [Path(source) for source in sources if Path(source).is_dir()]
-    for source in open_sources(folders, replace(selection, part="train")) if folders else ():
-        drawn = [row for row in source.rows if row.mask is not None]
-        if drawn and (source.path / "classes.json").exists():
-            found[str(source.path)] = MaskCodes.read(source.path / "classes.json")
+    for folder, drawn in drawn_train_rows(sources, selection).items():
+        if (folder / "classes.json").exists():
+            found[str(folder)] = MaskCodes.read(folder / "classes.json")
             rows += drawn
     if len({tuple(codes.names.items()) for codes in found.values()}) != 1:
         raise DatasetError(
@@ -202,7 +217,12 @@ def _prefix(source: Source, opened: Sequence[Source]) -> str:
     return f"{source.path.resolve().name}/" if several and not source.video else ""
 
 
-def _ahead(work: Callable[[SourceFrame], T], frames: Iterable[SourceFrame]) -> Iterator[T]:
+def _codes(name: str) -> MaskCodes:
+    """What the values of the masks mean."""
+    return MaskCodes({0: "background", _MARKED: name})
+
+
+def _ahead(work: Callable[[S], T], frames: Iterable[S]) -> Iterator[T]:
     """Work in two threads, a few frames ahead, in order and with bounded memory."""
     waiting: deque[Future[T]] = deque()
     with ThreadPoolExecutor(2) as pool:

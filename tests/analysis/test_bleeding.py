@@ -17,6 +17,7 @@ from spinevision.analysis.quantification import Recording, write_areas, write_qu
 from spinevision.cli import main
 from spinevision.data.manifest import read_manifest
 from spinevision.images import field_of_view, read_frame, read_mask
+from spinevision.runs import LoadedModel
 
 TIMES = np.array([0.0, 1, 2, 4, 5])
 AREAS = np.array([0.0, 0.6, 0.3, 0.5, 0.1])
@@ -187,8 +188,49 @@ def test_the_command_measures_a_dataset_in_order(
     assert len(rows) == 32
     for row in rows:
         assert float(row["area"]) == pytest.approx(areas[Path(row["frame"]).stem], abs=1e-5)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert main([*command, "--part", "all"]) == 2  # nothing of two runs in one folder
+    assert "is not empty" in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
+    command[4] = str(tmp_path / "second")
     assert main([*command, "--class", "blood"]) == 2
     assert "the model has the classes nerve; name one" in capsys.readouterr().err
     assert main([*command, "--rate", "0"]) == 2
     assert main([*command, "--alert-off", "0.5"]) == 2
     assert "off at that or a lower one" in capsys.readouterr().err
+
+
+def test_a_timeline_is_by_all_frames_and_areas_by_those_with_a_mask(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("png", "draw_recordings", "draw_scatter", "draw_bland_altman"):  # drawing takes long
+        monkeypatch.setattr(f"spinevision.analysis.quantification.{name}", lambda *given: b"")
+    frames, order = [], []
+    for number in range(8):
+        ids = np.zeros((32, 48), np.uint8)
+        ids[:, : 6 * (number % 4)] = 1  # 0, 1/8, 1/4 and 3/8 of the view, in two patients
+        frames.append((f"f{number}", f"P{number // 4}", ids, 200 * ids))
+        order.append(("S", number % 4))
+    parts = ["test"] * 4 + ["train"] * 4
+    folder = write_dataset(tmp_path / "set", frames, {0: "background", 200: "bleeding"}, parts, order)
+    path = folder / "metadata.csv"
+    whole = path.read_text()
+    path.write_text(whole.replace("masks/f1.png", "").replace("masks/f3.png", ""))
+    loaded = LoadedModel(RedModel(["bleeding"]).eval(), "red", None)
+    monkeypatch.setattr("spinevision.runs.open_on", lambda model, device: loaded)
+    monkeypatch.setattr("spinevision.runs.describe_model", lambda model, source: {"source": source})
+    command = ["quantify", "red", str(folder), "--rate", "1", "--part", "test", "--output"]
+    assert main([*command, str(tmp_path / "out")]) == 0
+    assert "timelines by 4 frames of 1 sequence, 2 without a mask" in capsys.readouterr().out
+    result = json.loads((tmp_path / "out/quantification.json").read_text())
+    assert [*result["recordings"]] == ["P0/S"]
+    assert result["recordings"]["P0/S"]["area_time_s"] == pytest.approx((0 + 1 + 2 + 3) / 8)
+    assert json.loads((tmp_path / "out/areas.json").read_text())["frames"] == 2
+    assert main([*command, str(tmp_path / "out")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    for wrong, sentence in ((",S,", "needs the sequence of every frame"), ("f1.png,masks/f1.png,P0", "not its patient")):
+        text = whole.replace(wrong, ",," if wrong == ",S," else "f1.png,,")
+        path.write_text(text)
+        assert main([*command, str(tmp_path / "two")]) == 2
+        assert sentence in capsys.readouterr().err
+        assert not (tmp_path / "two").exists()

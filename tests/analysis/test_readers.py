@@ -15,6 +15,7 @@ from PIL import Image
 from scipy import ndimage
 from sklearn.metrics import cohen_kappa_score, f1_score
 
+from spinevision.analysis.reader_tables import read_frame_groups
 from spinevision.analysis.readers import reader_study, write_reader_results
 from spinevision.images import ImageError, read_mask
 from spinevision.statistics import cluster_interval, fleiss_kappa, holm, icc, paired_comparison, staple
@@ -307,3 +308,31 @@ def test_wrong_masks_are_refused(tmp_path: Path) -> None:
     (root / "classes.json").unlink()
     with pytest.raises(ValueError, match=r"no classes\.json in it or beside it"):
         study_of(root)
+
+
+def test_masks_belong_to_the_frames_of_their_path_and_of_a_table(root: Path, tmp_path: Path, blank_figures: None) -> None:
+    """The same study with the same names in every sub-folder, the reference as a dataset that calls its masks otherwise."""
+    rows = [["file_name", "mask_file_name", "patient_id"]]
+    for name, patient in GROUPS.items():
+        below = f"{patient}/{name[-1]}"
+        rows.append([f"images/{below}.jpg", f"masks/drawn_{name}.png", patient])
+        save(read_mask(root / "reference" / f"{name}.png") > 0, tmp_path / "set/masks" / f"drawn_{name}.png")
+        for rater in (*PEOPLE, "model"):
+            if (mask := root / rater / f"{name}.png").exists():
+                save(read_mask(mask) > 0, tmp_path / rater / f"{below}.png", value=255 if rater in PEOPLE else 1)
+    with (tmp_path / "set/metadata.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    (tmp_path / "set/classes.json").write_text('{"0": "background", "255": "nerve"}')
+    (tmp_path / "model/classes.json").write_text('{"0": "background", "1": "nerve"}')
+    groups = read_frame_groups(tmp_path / "set/metadata.csv")
+    folders = {name: tmp_path / name for name in PEOPLE}
+    study = reader_study(folders, tmp_path / "set", tmp_path / "model", groups=groups, progress=False)
+    flat = study_of(root)
+    assert [frame.name.replace("/", "-") for frame in study.marked.frames] == [frame.name for frame in flat.marked.frames]
+    for one, other in zip(study.marked.frames, flat.marked.frames, strict=True):
+        assert one.group == other.group
+        np.testing.assert_array_equal(one.patterns, other.patterns)
+        np.testing.assert_array_equal(one.pixels, other.pixels)
+    assert study.marked.missing["Cy"] == ["p1/1"]
+    with pytest.raises(ValueError, match="Ben is of a frame of the reference: they are called p0-0, p0-1"):
+        reader_study(folders | {"Ben": root / "Ben"}, tmp_path / "set", groups=groups, progress=False)

@@ -17,7 +17,8 @@ from PIL import Image
 from spinevision.cli import main
 from spinevision.data.manifest import DatasetError, read_manifest
 from spinevision.data.pseudo_labels import preview_red_masks, tune_on, write_pseudo_labels
-from spinevision.data.pseudo_sources import Parts, Selection
+from spinevision.data.pseudo_parts import Parts
+from spinevision.data.pseudo_sources import Selection
 from spinevision.data.red import RedRule, red_mask, tune_rule
 from spinevision.data.splits import split_frames
 from spinevision.images import field_of_view, read_frame, read_mask
@@ -191,7 +192,9 @@ def test_parts_are_carried_over_to_frames_without_a_mask_and_to_videos(make_data
     assert Image.open(tmp_path / "out/preview.png").width > 500
     assert json.loads((tmp_path / "out/pseudo_labels.json").read_text())["parts"] == {"train": 5, "validation": 2, "test": 5}
 
-    write_pseudo_labels(sources, tmp_path / "train", selection=Selection(every=2, part="train"), progress=False)
+    write_pseudo_labels(
+        sources, tmp_path / "train", selection=Selection(every=2, part="train", patients={unseen: "new"}), progress=False
+    )
     assert {row["patient_id"] or row["sequence_id"] for row in table(tmp_path / "train")} == {"P1", "new"}
     assert {row["split"] for row in table(tmp_path / "train")} == {"train"}
     # The split of a run goes before the column, and reaches frames and videos that the run has never seen.
@@ -257,10 +260,12 @@ def test_folders_of_images_and_two_of_one_name(tmp_path: Path) -> None:
         Image.fromarray(colourful(0)).save(tmp_path / name / "a.png")
     write_pseudo_labels([tmp_path / "day1", tmp_path / "day2"], tmp_path / "out", progress=False)
     assert [(row["file_name"], row["sequence_id"]) for row in table(tmp_path / "out")] == [
-        ("images/day1/one/a.png", "one"),
-        ("images/day1/two/a.png", "two"),
-        ("images/day2/one/a.png", "one"),
+        ("images/day1/one/a.png", "day1/one"),
+        ("images/day1/two/a.png", "day1/two"),
+        ("images/day2/one/a.png", "day2/one"),
     ]
+    write_pseudo_labels([tmp_path / "day1"], tmp_path / "single", progress=False)
+    assert [row["sequence_id"] for row in table(tmp_path / "single")] == ["one", "two"]
     with pytest.raises(DatasetError, match="two frames would be called"):
         write_pseudo_labels([tmp_path / "day1/one", tmp_path / "day2/one"], tmp_path / "twice", progress=False)
     with pytest.raises(DatasetError, match="does not exist"):
@@ -285,3 +290,121 @@ def test_the_command_fits_thresholds_and_follows_a_run(
     assert [row["patient_id"] for row in table(tmp_path / "two")] == ["P3"]
     assert main([*command, "--saturation", "90", "--output", str(tmp_path / "three")]) == 2
     assert "saturation is a share from 0 to 1, found 90.0" in capsys.readouterr().err
+
+
+PARTS = {"P1": "test", "P2": "train", "P3": "validation"}
+
+
+@pytest.fixture
+def leaky(make_dataset: Callable[..., Path]) -> Path:
+    """Three patients, one in each part, all of whose sequences are called S1."""
+    return named_s1(red_dataset(make_dataset, P1=1, P2=1, P3=1, split=PARTS))
+
+
+def named_s1(folder: Path) -> Path:
+    lines = (folder / "metadata.csv").read_text().splitlines()
+    (folder / "metadata.csv").write_text("\n".join([lines[0], *(line.replace(",,0,", ",S1,0,") for line in lines[1:])]))
+    return folder
+
+
+def frame_in(folder: Path) -> Path:
+    """A folder of images."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(colourful(3)).save(folder / "a.png")
+    return folder
+
+
+def written(folder: Path) -> list[tuple[str, str]]:
+    """Patient and part of each frame, those of the table with the split column left out."""
+    return [(row["patient_id"], row["split"]) for row in table(folder) if not row["file_name"].startswith("images/set/")]
+
+
+def test_a_test_patient_is_one_in_every_source(leaky: Path, make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    for bare in (True, False):  # a further table, without and with drawn masks
+        more = named_s1(red_dataset(make_dataset, name=f"more{bare}", P1=1, P2=1, P3=1))
+        if bare:
+            lines = [["file_name", "patient_id", "sequence_id"], *([f"images/{patient}_0.png", patient, "S1"] for patient in PARTS)]
+            (more / "metadata.csv").write_text("\n".join(map(",".join, lines)))
+        write_pseudo_labels([leaky, more], tmp_path / f"out{bare}", selection=Selection(part="train"), progress=False)
+        assert written(tmp_path / f"out{bare}") == [("P2", "train")]
+    for patient in PARTS:
+        frame_in(tmp_path / "plain" / patient / "S1")
+    write_pseudo_labels([leaky, tmp_path / "plain"], tmp_path / "all", progress=False)
+    assert written(tmp_path / "all") == [*PARTS.items()]
+    assert [row["sequence_id"] for row in table(tmp_path / "all")][-1] == "plain/P3/S1"
+    named = [leaky, frame_in(tmp_path / "P1"), video_of(tmp_path / "P3.mp4", 1)]
+    write_pseudo_labels(named, tmp_path / "names", progress=False)
+    assert written(tmp_path / "names") == [("P1", "test"), ("P3", "validation")]
+    other = red_dataset(make_dataset, name="other", P1=1, split={"P1": "train"})
+    with pytest.raises(DatasetError, match=r"P1 is in the test part by .*set and in the train part by .*other"):
+        write_pseudo_labels([leaky, other], tmp_path / "torn", progress=False)
+
+
+def test_whose_a_recording_is_must_be_said_where_its_name_does_not(leaky: Path, tmp_path: Path) -> None:
+    video, train = video_of(tmp_path / "S1.mp4", 1), Selection(part="train")
+    with pytest.raises(DatasetError, match="may be of patient P1, P2, P3, who have sequences of that name"):
+        write_pseudo_labels([leaky, video], tmp_path / "out", progress=False)
+    for patient in PARTS:
+        said = replace(train, part=PARTS[patient], patients={video: patient})
+        write_pseudo_labels([leaky, video], tmp_path / patient, selection=said, progress=False)
+        assert [row["patient_id"] for row in table(tmp_path / patient)] == [patient] * 2
+    stranger = video.rename(tmp_path / "clip.mp4")
+    folder = frame_in(tmp_path / "day1")
+    for source in (stranger, folder):
+        with pytest.raises(DatasetError, match=r"no split knows whose .*, and it may be of a patient"):
+            write_pseudo_labels([leaky, source], tmp_path / "out", selection=train, progress=False)
+    new = replace(train, patients={stranger: "new", folder: "new"})
+    write_pseudo_labels([leaky, stranger, folder], tmp_path / "new", selection=new, progress=False)
+    assert [(row["sequence_id"], row["split"]) for row in table(tmp_path / "new")][1:] == [("clip", "train"), ("day1", "train")]
+    for patient, sentence in (("P9", "no other source and no split knows patient P9"), ("P1", "said to be of patient P1, but")):
+        with pytest.raises(DatasetError, match=sentence):
+            write_pseudo_labels([leaky, stranger], tmp_path / "out", selection=Selection(patients={leaky: patient}), progress=False)
+    known = stranger.rename(tmp_path / "P1.mp4")
+    with pytest.raises(DatasetError, match="a patient or sequence is called P1"):
+        write_pseudo_labels([leaky, known], tmp_path / "out", selection=replace(train, patients={known: "new"}), progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_that_knows_nobody_is_not_followed(leaky: Path, tmp_path: Path) -> None:
+    strangers = Parts("patient", {"A": "train", "B": "test"})
+    for part in ("train", None):
+        with pytest.raises(DatasetError, match=r"the split knows nobody in .*set"):
+            write_pseudo_labels([leaky], tmp_path / "out", selection=Selection(part=part, splits=strangers), progress=False)
+
+
+def test_what_a_table_says_is_kept_and_what_a_camera_wrote_is_not(make_dataset: Callable[..., Path], tmp_path: Path) -> None:
+    folder = red_dataset(make_dataset, P1=2, split={"P1": "train"})
+    lines = (folder / "metadata.csv").read_text().splitlines()
+    extra = ["augmented,blood", "0,yes", "1,no"]
+    (folder / "metadata.csv").write_text("\n".join(f"{line},{more}" for line, more in zip(lines, extra, strict=True)))
+    exif = Image.Exif()
+    exif[0x010E] = "Jane Doe 1960"
+    exif[0x0112] = 6  # lies on its side
+    Image.fromarray(colourful(0)[:30]).save(folder / "images/P1_0.png", exif=exif)
+    write_pseudo_labels([folder], tmp_path / "out", progress=False)
+    assert [(row["augmented"], row["blood"]) for row in table(tmp_path / "out")] == [("0", "yes"), ("1", "no")]
+    assert [row.made for row in read_manifest(tmp_path / "out").rows] == [False, True]
+    copy = tmp_path / "out/images/P1_0.png"
+    assert b"Jane Doe" in (folder / "images/P1_0.png").read_bytes() and b"Jane Doe" not in copy.read_bytes()
+    np.testing.assert_array_equal(read_frame(copy), read_frame(folder / "images/P1_0.png"))
+    assert read_mask(tmp_path / "out/masks/P1_0.png").shape == read_frame(copy).shape[:2] == (40, 30)
+
+
+@pytest.mark.parametrize("name", ["background", ""])
+def test_a_class_that_cannot_be_is_refused_before_the_work(name: str, tmp_path: Path) -> None:
+    for work in (
+        lambda: write_pseudo_labels([tmp_path / "nothing"], tmp_path / "out", name=name, progress=False),
+        lambda: tune_on([tmp_path / "nothing"], Selection(), name=name, progress=False),
+    ):
+        with pytest.raises(ValueError, match="class name"):
+            work()
+
+
+def test_the_command_says_whose_a_recording_is(leaky: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = video_of(tmp_path / "a=b.mp4", 1)
+    command = ["data", "pseudo-label", str(leaky), str(video), "--output", str(tmp_path / "out")]
+    assert main([*command, "--patient", f"{video}=P3", "--part", "validation"]) == 0
+    assert [row["patient_id"] for row in table(tmp_path / "out")] == ["P3", "P3"]
+    for given, sentence in (("P3", "takes SOURCE=ID"), ("other.mp4=P3", "other.mp4, which is not among the sources")):
+        assert main([*command[:-1], str(tmp_path / "two"), "--patient", given]) == 2
+        assert sentence in capsys.readouterr().err

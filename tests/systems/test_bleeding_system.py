@@ -34,16 +34,19 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Thirteen patients of three frames; what bleeds is drawn, and what is red but does not bleed is not."""
+    """Thirteen patients of three frames; what bleeds is drawn, and what is red but does not bleed is not.
+
+    Frames of all patients have the same names, in sub-folders, and masks have others.
+    """
     folder, rows = tmp_path / "data", [["file_name", "mask_file_name", "patient_id"]]
-    for part in ("images", "masks"):
-        (folder / part).mkdir(parents=True)
     for patient in range(13):
+        for part in ("images", "masks"):
+            (folder / part / f"P{patient}").mkdir(parents=True)
         for index, (frame, mask) in enumerate(draw_sequence(patient, 3, size=(48, 48))):
-            name = f"p{patient}_{index}.png"
-            Image.fromarray(frame).save(folder / "images" / name)
-            Image.fromarray(255 * (mask == BLOOD).astype(np.uint8)).save(folder / "masks" / name)
-            rows.append([f"images/{name}", f"masks/{name}", f"P{patient}"])
+            names = [f"images/P{patient}/{index}.png", f"masks/P{patient}/drawn{index}.png"]
+            Image.fromarray(frame).save(folder / names[0])
+            Image.fromarray(255 * (mask == BLOOD).astype(np.uint8)).save(folder / names[1])
+            rows.append([*names, f"P{patient}"])
     with (folder / "metadata.csv").open("w", newline="") as file:
         csv.writer(file).writerows(rows)
     (folder / "classes.json").write_text('{"0": "background", "255": "bleeding"}')

@@ -50,17 +50,27 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--part",
         choices=["train", "validation", "test"],
-        help="frames of this part alone, by --splits or the split column, else as `spinevision fit` would divide the folder",
+        help="frames of this part alone, by --splits or the split columns, else as `spinevision fit` would divide the folder; "
+        "what may be of anybody is refused",
     )
     parser.add_argument("--splits", type=Path, metavar="RUN", help="run whose split is carried over, to frames without a mask too")
-    parser.add_argument("--split-by", choices=["patient", "sequence"], help="of a split that is drawn: its unit (default: as fit)")
+    parser.add_argument(
+        "--patient",
+        action="append",
+        default=[],
+        metavar="SOURCE=ID",
+        help="whose a video or folder is: a patient of another source or of --splits, or new for somebody not known there; may be "
+        "given several times (default: whoever has its name)",
+    )
+    parser.add_argument("--split-by", choices=["patient", "sequence"], help="unit of a split without --splits (default: as fit)")
     parser.add_argument("--seed", type=int, default=0, help="of a split that is drawn (default: %(default)s, as fit)")
 
 
 def run(arguments: argparse.Namespace) -> str:
     """Write the dataset, or the preview."""
     from spinevision.data.pseudo_labels import preview_red_masks, tune_on, write_pseudo_labels
-    from spinevision.data.pseudo_sources import Parts, Selection
+    from spinevision.data.pseudo_parts import Parts
+    from spinevision.data.pseudo_sources import Selection
     from spinevision.data.red import RedRule
     from spinevision.data.wording import counted
 
@@ -74,7 +84,7 @@ def run(arguments: argparse.Namespace) -> str:
         if told.leaks:
             raise ValueError(f"{arguments.splits} has frames of one {told.unit} on two sides, so its split is not carried over")
         splits = Parts(told.unit, {group: part for (_, group), part in told.parts.items()})
-    selection = Selection(arguments.every, arguments.part, splits, arguments.split_by, arguments.seed)
+    selection = Selection(arguments.every, arguments.part, splits, arguments.split_by, arguments.seed, _patients(arguments.patient))
     fitted = ""
     if arguments.tune:
         tuned = tune_on(arguments.source, selection, rule, name=arguments.name)
@@ -88,3 +98,15 @@ def run(arguments: argparse.Namespace) -> str:
         f"{fitted}wrote {counted(made.frames, 'frame')} ({parts}), {made.marked} with {arguments.name}, to {arguments.output}; "
         "look at preview.png there"
     )
+
+
+def _patients(given: list[str]) -> dict[str | Path, str]:
+    """Source to patient."""
+    patients: dict[str | Path, str] = {}
+    for text in given:
+        source, _, patient = (part.strip() for part in text.rpartition("="))
+        if not source or not patient:
+            raise ValueError(f"--patient takes SOURCE=ID, as video.mp4=P7 or video.mp4=new, found {text!r}")
+        if patients.setdefault(Path(source), patient) != patient:
+            raise ValueError(f"--patient gives {source} to {patients[Path(source)]} and to {patient}; keep one")
+    return patients
