@@ -417,6 +417,7 @@ def test_processes_end_with_the_benchmark_however_that_ends(stop: signal.Signals
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_the_optimised_copy_itself_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bench, "EngineProcess", EngineProcess)
     (group,) = measured("ResNetClassifier", sizes=((32, 48),), precisions=("bf16",), batches=(2,))

@@ -326,7 +326,7 @@ def test_a_file_that_fails_where_its_model_does_not_is_refused(tmp_path: Path) -
 
 
 @pytest.mark.slow
-@every_ending
+@pytest.mark.parametrize("ending", [".onnx", ".pt2", pytest.param(".xml", marks=pytest.mark.exhaustive)])
 def test_a_cascade_and_several_classes(ending: str, tmp_path: Path) -> None:
     classifier, segmenter = small("ResNetClassifier", ("presence",)), small("UNet", ("background", "bone", "disc"))
     frames = [scenes(segmenter, *size)[0] for size in ((50, 77), (20, 20), (80, 50))]
