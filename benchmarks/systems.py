@@ -18,7 +18,6 @@ import os
 import platform
 import re
 import shlex
-import shutil
 import sys
 import tempfile
 import time
@@ -27,6 +26,7 @@ from types import ModuleType
 
 import numpy as np
 import torch
+from PIL import Image
 
 from spinevision import __version__
 from spinevision.cli import run_steps
@@ -122,9 +122,15 @@ def put_pictures(text: str, system: str, pictures: dict[str, str], output: Path)
     """Copy pictures beside a page and show them in its blocks."""
     (PAGES / "figures").mkdir(exist_ok=True)
     for name, path in pictures.items():
-        shutil.copyfile(output / path, PAGES / "figures" / f"{system}-{name}.png")
+        shrink(output / path, PAGES / "figures" / f"{system}-{name}.png")
         text = put(text, name, f"![{name}](figures/{system}-{name}.png)")
     return text
+
+
+def shrink(source: Path, target: Path) -> None:
+    """Copy a picture in 128 colours, so that the repository stays small."""
+    with Image.open(source) as picture:
+        picture.convert("RGB").quantize(128).save(target, optimize=True)
 
 
 def processor_s() -> float:

@@ -5,6 +5,8 @@ Every convolution is spectrally normalised (Miyato et al. 2018, arXiv:1802.05957
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -92,7 +94,7 @@ class PatchCritic(nn.Module):
         channels = [in_channels, width, 2 * width, 4 * width, 8 * width]
         self.layers = nn.ModuleList(
             spectral_conv(before, after, 4, stride=stride, padding=2)
-            for before, after, stride in zip(channels, channels[1:], (2, 2, 2, 1), strict=False)
+            for (before, after), stride in zip(pairwise(channels), (2, 2, 2, 1), strict=True)
         )
         self.last = spectral_conv(8 * width, 1, 4, padding=2)
 
